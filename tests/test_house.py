@@ -1,0 +1,143 @@
+"The rules of the house: what is generated is fresh, what is committed is clean, what is misspelt stops."
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NBS = sorted((ROOT/"nbs").glob("*.ipynb"))
+BIN = Path(sys.executable).parent
+
+
+def run(*command, **kwargs):
+    return subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+def code_cells(path):
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+
+
+def is_stage(path):
+    return any("parameters" in c["metadata"].get("tags", []) for c in code_cells(path))
+
+
+STAGES = [p for p in NBS if is_stage(p)]
+
+
+def snapshot():
+    return {p.name: p.read_text() for p in sorted((ROOT/"lightweight").glob("*.py"))}
+
+
+@pytest.mark.xdist_group("first")
+def test_exported_modules_are_fresh(tmp_path):
+    "Exporting into an empty folder gives exactly the committed modules: none stale, none left over."
+    shutil.copytree(ROOT/"nbs", tmp_path/"nbs", ignore=shutil.ignore_patterns(".*"))
+    config = (ROOT/"pyproject.toml").read_text()
+    (tmp_path/"pyproject.toml").write_text(config)
+    (tmp_path/"lightweight").mkdir()
+    (tmp_path/"lightweight/__init__.py").write_text((ROOT/"lightweight/__init__.py").read_text())
+    done = subprocess.run([BIN/"nbdev_export"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fresh = {p.name: p.read_text() for p in sorted((tmp_path/"lightweight").glob("*.py"))}
+    stale = sorted(n for n in snapshot().keys() | fresh.keys() if snapshot().get(n) != fresh.get(n))
+    assert not stale, f"run `make readme` and commit: {', '.join(stale)} is not what the notebooks export"
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
+def test_notebook_is_clean(path, tmp_path):
+    "Notebooks are committed without outputs and just as nbdev_clean leaves them."
+    copy = tmp_path/path.name
+    copy.write_text(path.read_text())
+    assert run(BIN/"nbdev_clean", "--fname", copy).returncode == 0
+    assert copy.read_text() == path.read_text(), "run nbdev_clean"
+    assert not any(c["outputs"] for c in code_cells(path)), "stored outputs"
+
+
+def test_every_stage_has_one_parameters_cell():
+    "A lost tag would let papermill run the defaults in silence."
+    verbs = {p.stem for p in NBS if not p.stem[:2].isdigit()} - {"index"}
+    assert verbs == {p.stem for p in STAGES}
+    for path in STAGES:
+        tagged = [i for i, c in enumerate(code_cells(path)) if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1, path.name
+        after = "".join(code_cells(path)[tagged[0] + 1]["source"])
+        assert "from_notebook(globals())" in after, f"{path.name}: the parameters are not checked right after their cell"
+
+
+def test_modules_import_from_their_own_layer_or_lower():
+    "The decade of a notebook is its layer; settings and records import nothing of ours but each other."
+    number = {p.stem[3:]: int(p.stem[:2]) for p in NBS if p.stem[:2].isdigit()}
+    for path in (p for p in NBS if p.stem[:2].isdigit()):
+        source = (ROOT/"lightweight"/f"{path.stem[3:]}.py").read_text()
+        for used in set(re.findall(r"^\s*from (?:lightweight)?\.(\w+) import", source, re.M)) - {"settings", "records"}:
+            assert number.get(used, 99)//10 <= number[path.stem[3:]]//10, f"{path.stem} imports {used}"
+        assert path.stem[:2] not in ("50", "51") or not re.search(r"from (?:lightweight)?\.(?!settings|records)\w+ import", source)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_parameters_cell_names_every_setting_at_its_default(path):
+    "So papermill knows each name, and a command without options runs what the notebook runs."
+    module = importlib.import_module(f"lightweight.{path.stem}")
+    cls = next(v for k, v in vars(module).items() if k.endswith("Settings") and v.__module__ == module.__name__)
+    cell = next(c for c in code_cells(path) if "parameters" in c["metadata"].get("tags", []))
+    names = {}
+    exec("".join(cell["source"]), names)
+    names.pop("__builtins__")
+    assert names == cls().model_dump()
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_misspelt_parameter_stops_the_stage(path, tmp_path):
+    done = run(BIN/"papermill", path, tmp_path/"out.ipynb", "-p", "sede", "1", "--no-progress-bar")
+    assert done.returncode != 0 and "unknown parameter sede" in done.stderr, done.stderr[-2000:]
+    ran = [c for c in code_cells(tmp_path/"out.ipynb") if c["outputs"]]
+    assert len(ran) <= 2, "something ran before the parameters were checked"   # papermill's own note, and the error
+
+
+def test_misspelt_parameter_names_the_right_one():
+    done = run(BIN/"papermill", "nbs/train.ipynb", "-p", "imgsize", "156", "--no-progress-bar")
+    assert done.returncode != 0 and "unknown parameter imgsize; did you mean img_size?" in done.stderr
+
+
+def test_installed_package_works_outside_the_repository(tmp_path):
+    code = ("from lightweight.zoo import build_network; from lightweight.score import competition_score; from lightweight.coco import read_coco;"
+            "from lightweight.complexity import count_parameters, count_modules, count_macs;"
+            "n = build_network('mobilenetv3', 6); print(count_parameters(n), count_modules(n), round(competition_score(0.7012, 58.1225), 4))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split()[:2] == ["4210998", "227"], done.stderr[-2000:]
+    assert abs(float(done.stdout.split()[2]) - 1.1676) < 0.002
+
+
+def test_readme_is_made_from_index(tmp_path):
+    "The README's tables are filled from results/*.json; a figure that no record holds has no way in."
+    done = run(BIN/"lightweight-readme", tmp_path/"README.md")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path/"README.md").read_text() == (ROOT/"README.md").read_text(), "run `make readme` and commit"
+
+
+def test_text_names_no_private_place():
+    "Nothing committed names somebody's home folder."
+    listed = run("git", "ls-files").stdout.split("\n")
+    texts = [ROOT/f for f in listed if f.endswith((".ipynb", ".py", ".md", ".yaml", ".json", ".ini", ".toml", ".html"))]
+    bad = [str(p.relative_to(ROOT)) for p in texts if p.exists() and re.search(r"/(home|Users|root)/\w", p.read_text())]
+    assert not bad
+
+
+def test_real_photos():
+    "With TACO in place, its odd corners are found and nothing is lost without a reason."
+    from lightweight.class_map import apply_class_map, read_class_map
+    from lightweight.coco import read_coco
+    from lightweight.settings import resolve_path
+    annotations = resolve_path("data/taco/annotations.json", ROOT)
+    if not annotations.exists(): pytest.skip("data/taco is not here; data/README.md says how to get it")
+    coco, n = read_coco(annotations), len(json.loads(annotations.read_text())["annotations"])
+    refused = coco.findings[(coco.findings.action == "refused") & coco.findings.annotation_id.notna()]
+    assert len(coco.objects) + len(refused) == n
+    assert (coco.findings.kind.str.contains("duplicate")).sum() >= 1, "two annotation ids of TACO occur twice"
+    labelled = apply_class_map(coco.objects, read_class_map(ROOT/"configs/class_maps/taco6.csv"))
+    assert sorted(labelled.label.unique()) == ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]

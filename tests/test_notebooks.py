@@ -1,0 +1,35 @@
+"Every notebook is a test: its cells run, and their assertions hold."
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_house import NBS, ROOT, STAGES, code_cells
+
+BIN = Path(sys.executable).parent
+ORDER = ["eda", "crop", "train", "evaluate"]  # the walk; each finds what the one before it left
+
+
+def slow_cells(path):
+    return sum("#| slow" in "".join(c["source"]) for c in code_cells(path))
+
+
+def run_notebook(path, *flags):
+    done = subprocess.run([BIN/"nbdev_test", path, "--n-workers", "0", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+@pytest.mark.parametrize("path", [p for p in NBS if p not in STAGES], ids=lambda p: p.stem)
+def test_library_notebook(path, request):
+    run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
+
+
+@pytest.mark.xdist_group("stages")
+@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=lambda p: p.stem)
+def test_stage_notebook(path, request):
+    run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
+
+
+@pytest.mark.parametrize("path", [p for p in NBS if slow_cells(p)], ids=lambda p: p.stem)
+def test_slow_cells(path, request):
+    if not request.config.getoption("--slow"): pytest.skip(f"{slow_cells(path)} slow cells; make test-slow runs them")
