@@ -43,8 +43,8 @@ def suggest(
 )->str: # the end of an error message
     "Say which known name was probably meant, or list them all."
     choices = [str(c) for c in choices]
-    close = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; choose from {', '.join(choices)}"
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    return f'; did you mean {close[0]}?' if close else f"; choose from {', '.join(choices)}"
 
 # %% ../nbs/50_settings.ipynb #c015
 def write_atomically(

@@ -37,6 +37,7 @@ class TrainSettings(DataSettings, TrainingSettings):
     network:str = Field('timm:lcnet_050', description='a name of configs/models, a YAML file, timm:NAME or torchvision:NAME')
     cut:int|None = Field(None, ge=1, description='keep only the stem and this many blocks; none = all')
     pretrained:bool|str = Field(False, description='true = ImageNet weights, false = from scratch, or a weights file')
+    head_width:int|None = Field(None, ge=1, description='of a cut network: channels of a 1x1 convolution before the pooling; none = no such convolution')
     dropout:float = Field(0.0, ge=0, lt=1, description='share of the features hidden from the classifier while training')
     loss:str = Field('cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     smoothing:float = Field(0.0, ge=0, lt=1, description='label smoothing')
@@ -73,12 +74,12 @@ def keep_previous(
 
 # %% ../nbs/train.ipynb #c010
 def _prepare(s, root, device):
-    store = root/s.crops
-    mean, std = normalization(s.network)
+    store, name = root/s.crops, str(resolve_path(s.network, root)) if s.network.endswith(('.yaml', '.yml')) else s.network
+    mean, std = normalization(name)
     dls = make_dataloaders(store, s, mean, std, s.seed, device)
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     set_seed(s.seed)
-    network = build_network(s.network, len(dls.vocab), pretrained=pretrained, cut=s.cut, dropout=s.dropout, root=root)
+    network = build_network(name, len(dls.vocab), pretrained, s.cut, root, s.head_width, s.dropout or None)
     loss = make_loss(s.loss, dls.counts, smoothing=s.smoothing).to(device)
     info = dict(classes=list(dls.vocab), img_size=s.img_size, resize=s.resize, mean=list(mean), std=list(std), crops=s.crops,
                 split=read_crops_info(store)['splits'], settings=s.model_dump())
