@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainingSettings', 'time_precisions', 'choose_precision', 'BFloat16CPU', 'precision_callbacks', 'WeightEMA',
-           'save_checkpoint', 'read_checkpoint_info', 'load_checkpoint', 'Keeper', 'make_metrics', 'make_learner',
-           'fit', 'predict_images']
+           'save_checkpoint', 'read_checkpoint_info', 'load_checkpoint', 'Keeper', 'StopAtNaN', 'make_metrics',
+           'make_learner', 'fit', 'predict_images']
 
 # %% ../nbs/23_training.ipynb #c003
 import copy
@@ -24,6 +24,7 @@ import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import *  # gives Learner its fit_one_cycle
 from fastai.data.core import DataLoaders
@@ -37,6 +38,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from .metrics import macro_f1
+from .resume import Saver
 from .settings import Settings, write_atomically
 from .zoo import rebuild_network
 
@@ -53,6 +55,10 @@ class TrainingSettings(Settings):
     warmup:float = Field(0.05, gt=0, lt=1, description='share of the steps in which the rate rises')
     ema:float = Field(0.0, ge=0, lt=1, description='decay of averaged weights; 0 = keep the plain ones')
     precision:Literal['auto','fp32','bf16','fp16'] = Field('auto', description='number format of the forward pass')
+    mix:Literal['none','mixup','cutmix'] = Field('none', description='blend pairs of training images and their labels')
+    mix_alpha:float = Field(0.4, gt=0, le=10, description='how evenly a blend is shared: both parameters of a Beta distribution')
+    deterministic:bool = Field(False, description='refuse operations whose result may differ from run to run')
+    checkpoint_every:int = Field(0, ge=0, description='steps between two savings of the state of training; 0 = after each epoch')
     channels_last:bool = Field(True, description='keep the channels of a pixel side by side in memory')
     seed:int = Field(2021, ge=0, description='of initial weights, order and augmentation')
 
@@ -113,9 +119,11 @@ def precision_callbacks(
 class WeightEMA(Callback):
     "Validate, and so keep, a moving average of the weights instead of the weights."
     order = 70  # after the keeper has saved what was validated
-    def __init__(self, decay:float): self.decay, self.ema, self.n = decay, None, 0
+    def __init__(self, decay:float): self.decay, self.ema, self.n, self.restored = decay, None, 0, None
     def before_fit(self):
         if self.ema is None: self.ema = ModelEmaV3(self.learn.model, decay=self.decay, use_warmup=True)
+        if self.restored: self.ema.module.load_state_dict(self.restored)
+        self.restored = None
     def after_batch(self):
         if not self.training: return
         self.n += 1
@@ -123,6 +131,9 @@ class WeightEMA(Callback):
     def before_validate(self): self.live, self.learn.model = self.learn.model, self.ema.module
     def after_validate(self): self.learn.model = self.live
     def after_cancel_validate(self): self.learn.model = self.live
+
+    def state_dict(self): return dict(n=self.n, average=self.ema.module.state_dict())
+    def load_state_dict(self, state): self.n, self.restored = state['n'], state['average']
 
 # %% ../nbs/23_training.ipynb #c019
 def save_checkpoint(
@@ -176,10 +187,13 @@ class Keeper(Callback):
     def after_validate(self):
         train_loss, valid_loss, f1, accuracy = self.recorder.log[1:5]
         self.rows.append(dict(epoch=len(self.rows)+1, train_loss=train_loss, valid_loss=valid_loss, macro_f1=f1, accuracy=accuracy,
-                              lr=self.recorder.lrs[-1], seconds=round(time.perf_counter() - self.start, 2)))
+                              lr=float(self.recorder.lrs[-1]), seconds=round(time.perf_counter() - self.start, 2)))
         write_atomically(self.out/'history.csv', pd.DataFrame(self.rows).to_csv(index=False))
         if f1 > self.best: self._keep(f1, len(self.rows))
         self.say(self._line(self.rows[-1]))
+
+    def state_dict(self): return dict(rows=self.rows, best=self.best)
+    def load_state_dict(self, state): self.rows, self.best = state['rows'], state['best']
 
     def _keep(self, f1, epoch):
         self.best = f1
@@ -191,6 +205,14 @@ class Keeper(Callback):
                 f"macro-F1 {row['macro_f1']:.3f}  accuracy {row['accuracy']:.3f}  {row['seconds']:.1f} s{mark}")
 
 # %% ../nbs/23_training.ipynb #c026
+class StopAtNaN(Callback):
+    "Stop a run whose loss is no longer a number, before it spreads to the weights."
+    order = 10
+    def after_loss(self):
+        if self.training and not torch.isfinite(self.learn.loss_grad.detach()).all():
+            raise FloatingPointError(f'the loss became {float(self.learn.loss_grad)} in epoch {self.epoch + 1}, batch {self.iter + 1}; a lower lr usually helps')
+
+# %% ../nbs/23_training.ipynb #c028
 def _split_params(network):
     head = set(network.classifier.parameters())
     return L([p for p in network.parameters() if p not in head], list(head))
@@ -213,12 +235,17 @@ def make_learner(
     info:dict, # what the checkpoint says of itself
     bar:bool=False, # a progress bar, for people who watch a notebook
     say=print, # takes a line of text
-)->Learner: # with .keeper
+    cbs:Sequence[Callback]=(), # more callbacks, such as a tracker
+    key:str='', # names the run: a saved state with another key is not taken up
+    note:str='', # kept with the saved state
+)->Learner: # with .keeper and .saver
     "Put together a fastai Learner."
     if s.channels_last: network.to(memory_format=torch.channels_last)
     opt = partial(SGD, mom=s.momentum) if s.optimizer == 'sgd' else partial(Adam, mom=s.momentum, decouple_wd=True)
-    cbs = precision_callbacks(s.precision, dls.device) + [Keeper(out, info, s.freeze_epochs + s.epochs, say)]
-    cbs += [ChannelsLast()]*s.channels_last + [WeightEMA(s.ema)]*(s.ema > 0)
+    keeper, average = Keeper(out, info, s.freeze_epochs + s.epochs, say), [WeightEMA(s.ema)]*(s.ema > 0)
+    mix = {'none': [], 'mixup': [MixUp(s.mix_alpha)], 'cutmix': [CutMix(s.mix_alpha)]}[s.mix]
+    saver = Saver(out, s.seed, dict(keeper=keeper) | {'average': a for a in average}, s.checkpoint_every, key, note)
+    cbs = [*precision_callbacks(s.precision, dls.device), keeper, *average, *mix, *[ChannelsLast()]*s.channels_last, StopAtNaN(), saver, *cbs]
     learn = Learner(dls, network.to(dls.device), loss_func=loss, opt_func=opt, splitter=_split_params, wd=s.wd, cbs=cbs,
                     metrics=make_metrics(len(dls.vocab)), path=Path(out))
     if not bar: learn.remove_cb(ProgressCallback)
@@ -228,18 +255,19 @@ def fit(
     learn:Learner, # from `make_learner`
     s:TrainingSettings, # the same settings
 )->pd.DataFrame: # one row an epoch: losses, macro_f1, accuracy, lr, seconds
-    "Train the classifier alone if asked to, then everything, and return the history."
-    cycle = dict(pct_start=s.warmup, moms=(s.momentum,)*3)
-    logging = learn.no_logging()
-    with logging:
-        if s.freeze_epochs:
-            learn.freeze()
-            learn.fit_one_cycle(s.freeze_epochs, s.lr, **cycle)
-        learn.unfreeze()
-        learn.fit_one_cycle(s.epochs, slice(s.lr*s.body_lr, s.lr) if s.body_lr < 1 else s.lr, **cycle)
+    "Train the classifier alone if asked to, then everything, from where a saved state left off; return the history."
+    cycle, saver = dict(pct_start=s.warmup, moms=(s.momentum,)*3), learn.saver
+    lrs = s.lr, slice(s.lr*s.body_lr, s.lr) if s.body_lr < 1 else s.lr
+    phases = zip((s.freeze_epochs, s.epochs), lrs, (learn.freeze, learn.unfreeze))
+    with learn.no_logging():
+        for phase, (epochs, lr, prepare) in list(enumerate(phases))[saver.phase:]:
+            if not epochs: continue
+            saver.phase = phase
+            prepare()
+            learn.fit_one_cycle(epochs, lr, start_epoch=saver.start_epoch, **cycle)
     return pd.DataFrame(learn.keeper.rows)
 
-# %% ../nbs/23_training.ipynb #c034
+# %% ../nbs/23_training.ipynb #c041
 @torch.inference_mode()
 def predict_images(
     network:nn.Module, # in evaluation mode

@@ -1,0 +1,87 @@
+"A run that is killed, wherever, ends at the very weights of a run that nobody killed."
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_house import ROOT
+
+BIN = Path(sys.executable).parent
+OPTIONS = dict(crops="outputs/sample/crops", network="timm:lcnet_035", img_size=32, bs=16, epochs=6, precision="fp32", ema=0.9, checkpoint_every=2,
+               freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)
+
+
+def start(out):
+    options = [w for k, v in OPTIONS.items() for w in (f"--{k}", str(v))]
+    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def digest(out): return hashlib.sha256((out/"model.safetensors").read_bytes()).hexdigest()
+
+
+def wait_until(run, moment, seconds=120):
+    "Wait for a moment in the life of a run; False when the run was over before it came."
+    end = time.time() + seconds
+    while not moment():
+        if run.poll() is not None: return False
+        assert time.time() < end, "the moment never came"
+        time.sleep(0.0005)
+    return True
+
+
+def n_epochs(out): return len((out/"history.csv").read_text().split()) - 1 if (out/"history.csv").exists() else 0
+
+
+def moments(out, rng):
+    "At a random step, while a state is being written, between two epochs."
+    done, saved = n_epochs(out), {p.name: p.stat().st_mtime_ns for p in out.glob("resume-*.state")}
+    later = rng.uniform(0, 0.4)
+
+    def moved(): return {p.name: p.stat().st_mtime_ns for p in out.glob("resume-*.state")} != saved
+
+    def random_step():
+        if not moved(): return False
+        time.sleep(later)
+        return True
+    return [random_step, lambda: moved() and any(out.glob(".resume-*")), lambda: n_epochs(out) > done]
+
+
+@pytest.mark.xdist_group("stages")
+def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
+    assert (ROOT/"outputs/sample/crops/crops.json").exists() or subprocess.run([BIN/"lightweight-crop"], cwd=ROOT).returncode == 0
+    whole, broken, rng = tmp_path/"whole", tmp_path/"broken", random.Random(1)
+    run = start(whole)
+    assert run.wait() == 0, run.stdout.read()
+    kills, wanted = 0, 20 if request.config.getoption("--slow") else 3
+    while True:
+        run = start(broken)
+        if kills < wanted and wait_until(run, moments(broken, rng)[kills % 3]):
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            kills += 1
+            continue
+        assert run.wait() == 0, run.stdout.read()
+        if kills < wanted:  # the run was over too soon: begin another
+            assert digest(broken) == digest(whole)
+            continue
+        break
+    assert "going on after step" in run.stdout.read()
+    assert digest(broken) == digest(whole)
+    assert not list(broken.glob("resume-*.state")), "a finished run leaves no state behind"
+
+
+@pytest.mark.xdist_group("stages")
+def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
+    out = tmp_path/"run"
+    run = start(out)
+    assert wait_until(run, lambda: n_epochs(out) >= 1)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate()[0]
+    assert run.returncode == 2 and "interrupted from the keyboard" in said and "to go on" in said, said
+    assert '"stopped": "interrupted from the keyboard"' in (out/"record.json").read_text()
+    run = start(out)
+    assert run.wait() == 0 and "going on after step" in run.stdout.read()
