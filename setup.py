@@ -20,6 +20,6 @@ setup(
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=lines("requirements"),
-    extras_require={"pretrained": lines("pretrained_requirements"), "dev": lines("dev_requirements")},
+    extras_require={key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")},
     entry_points={"console_scripts": lines("console_scripts")},
 )

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -25,6 +25,7 @@ class DataSettings(Settings):
     "What a network is shown."
     img_size:int = Field(64, ge=16, le=1024, description='side of the square input, pixels')
     bs:int = Field(32, ge=2, le=4096, description='crops per training batch')
+    train_min_side:int = Field(0, ge=0, description='training crops whose box has a shorter long side are not shown, pixels in the photo')
     resize:Literal['squish','pad','crop'] = Field('squish', description='how a crop that is not square becomes one')
     flip:Literal['none','horizontal','all'] = Field('all', description='none, left-right, or all eight orientations')
     zoom:float = Field(1.0, gt=0, le=1, description='smallest share of the area that a random zoom keeps; 1 = no zoom')
@@ -59,10 +60,9 @@ def flip_batch(
     kind:str, # none, horizontal or all
 )->torch.Tensor:
     "Mirror and turn random images of a batch."
-    turns = [lambda b: b.flip(3), lambda b: b.flip(2), lambda b: b.rot90(1, (2, 3))]
+    turns = [lambda image: image.flip(2), lambda image: image.flip(1), lambda image: image.rot90(1, (1, 2))]
     for turn in turns[:dict(none=0, horizontal=1, all=3)[kind]]:
-        rows = _coin(len(x)).nonzero()[:, 0].to(x.device)
-        x[rows] = turn(x[rows])
+        for i in _coin(len(x)).nonzero()[:, 0].tolist(): x[i] = turn(x[i])
     return x
 
 # %% ../nbs/07_augment.ipynb #c015
@@ -129,15 +129,13 @@ def move_pixels(
 )->torch.Tensor: # (n, 3, size, size)
     "Take each pixel from its source, or grey where that lies outside."
     n, _, size, _ = x.shape
-    at = torch.arange(size, device=x.device) - (size - 1)/2
+    at, framed = torch.arange(size, device=x.device) - (size - 1)/2, size + 2
     a, b, c, d, e, f = (m.view(-1, 1, 1) for m in sources)
-    column, row = ((p + (size - 1)/2).round() for p in (a*at + b*at[:, None] + c, d*at + e*at[:, None] + f))
-    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    index = torch.where(inside, row*size + column, size**2).long().view(n, -1)
-    pixels = pad(x.permute(0, 2, 3, 1), (0, 1)).view(torch.int32).view(n, -1)
-    fill = torch.tensor([*grey, 0], dtype=torch.uint8, device=x.device).view(torch.int32).expand(n, 1)
-    moved = torch.cat([pixels, fill], 1).gather(1, index).view(n, size, size, 1).view(torch.uint8)
-    return moved[..., :3].permute(0, 3, 1, 2)
+    column, row = ((p + (size - 1)/2).round_().clamp_(-1, size) for p in (a*at + b*at[:, None] + c, d*at + e*at[:, None] + f))
+    index = (row.add_(1).mul_(framed) + column.add_(1)).long().view(n, 1, -1).expand(-1, 3, -1)
+    pixels = torch.tensor(grey, dtype=torch.uint8, device=x.device).view(1, 3, 1, 1).repeat(n, 1, framed, framed)
+    pixels[..., 1:-1, 1:-1] = x
+    return pixels.view(n, 3, -1).gather(2, index).view_as(x)
 
 # %% ../nbs/07_augment.ipynb #c024
 def _grey_of(x):
@@ -149,10 +147,10 @@ def _to_bytes(x): return x.clamp_(0, 255).to(torch.uint8)
 def _mix(x, other, share): return _to_bytes((x*share).add_(other*(1 - share)))
 
 def _sharpen(x, v):
-    kernel = torch.full((3, 3), 1/13, device=x.device); kernel[1, 1] = 5/13
-    x = x.to(torch.float32, copy=True)
-    inner = x[..., 1:-1, 1:-1]
-    inner.sub_(conv2d(x, kernel.expand(3, 1, 3, 3), groups=3).round_().sub_(inner).mul_(v))
+    x = x.float()
+    inner, across = x[..., 1:-1, 1:-1], x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    blurred = (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]).add_(inner, alpha=4).div_(13).round_()
+    inner.sub_(blurred.sub_(inner).mul_(v))
     return _to_bytes(x)
 
 _ops = {
@@ -162,7 +160,7 @@ _ops = {
     'Contrast': lambda x, v: _mix(x, _grey_of(x).mean((1, 2, 3), keepdim=True), 1 + v),
     'Sharpness': _sharpen,
     'Posterize': lambda x, v: x & (256 - 2**(8 - v)).to(torch.uint8),
-    'Solarize': lambda x, v: torch.where(x >= (255*v).ceil().to(torch.uint8), 255 - x, x),
+    'Solarize': lambda x, v: x ^ (x >= (255*v).ceil().to(torch.uint8)).to(torch.uint8).neg_(),
     'AutoContrast': lambda x, v: F.autocontrast(x),
     'Equalize': lambda x, v: F.equalize(x)}
 
@@ -210,8 +208,8 @@ def apply_policy(
     for ops, strengths in zip(*draw_operations(policy, len(x))):
         for k in ops.unique().tolist():
             rows = (ops == k).nonzero()[:, 0]
-            on = rows.to(x.device)
-            if policy.names[k] != 'Identity': x[on] = apply_operation(x[on], policy.names[k], strengths[rows].to(x.device))
+            changed = apply_operation(x.index_select(0, rows.to(x.device)), policy.names[k], strengths[rows].to(x.device))
+            for i, image in zip(rows.tolist(), changed): x[i] = image
     return x
 
 # %% ../nbs/07_augment.ipynb #c029
@@ -221,7 +219,7 @@ def make_batch_augmentation(
     "Compose the random changes of a whole batch."
     policy = None if s.augment == 'none' else make_policy(s.augment, s.n_ops, s.img_size)
     def change(x):
-        x = zoom_batch(x, s.zoom) if s.zoom < 1 else x.clone(memory_format=torch.preserve_format)
+        x = zoom_batch(x, s.zoom) if s.zoom < 1 else x.clone()
         x = flip_batch(x, s.flip)
         if policy: x = apply_policy(x, policy)
         return cut_out_batch(x, s.cutout) if s.cutout else x

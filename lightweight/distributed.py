@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['World', 'read_world', 'join_world', 'share', 'main_first', 'run_folder', 'deal_batches', 'DealtDL', 'StretchDL',
-           'GatheredLoss', 'SharedTrainer', 'share_training']
+           'GatheredLoss', 'sync_norms', 'SharedTrainer', 'SameStatistics', 'share_training']
 
 # %% ../nbs/24_distributed.ipynb #c003
 import shutil
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.learner import AvgLoss, Learner
@@ -142,6 +143,13 @@ class GatheredLoss(AvgLoss):
         self.count += len(y)
 
 # %% ../nbs/24_distributed.ipynb #c024
+def sync_norms(
+    network:nn.Module, # with or without batch normalisation; its layers are replaced in place
+)->nn.Module: # the network; its weights are the same objects as before
+    "Let batch normalisation take its statistics over all processes; a second time does nothing."
+    if any(isinstance(m, nn.SyncBatchNorm) for m in network.modules()): return network
+    return convert_sync_batchnorm(network)
+
 class SharedTrainer(DistributedTrainer):
     "fastai's trainer for several processes, with whole batches dealt out and the wrapper worn in training only."
     def __init__(self, world:World, device:torch.device):
@@ -149,7 +157,7 @@ class SharedTrainer(DistributedTrainer):
         super().__init__(sync_bn=False, cpu=not self.on_cuda)
 
     def before_fit(self):
-        if self.on_cuda: self.learn.model = convert_sync_batchnorm(self.learn.model)
+        if self.on_cuda: self.learn.model = sync_norms(self.learn.model)
         self.bare, self.wrapped = self.learn.model, self.accelerator.prepare_model(self.learn.model)
         self.old_dls, (train, valid) = list(self.dls), self.dls.loaders
         self.learn.dls.loaders = [DealtDL(train, self.world.rank, self.world.size), StretchDL(valid, self.world.rank, self.world.size)]
@@ -160,6 +168,12 @@ class SharedTrainer(DistributedTrainer):
     def before_validate(self): pass
     def after_fit(self): self.learn.model, self.learn.dls.loaders = self.bare, self.old_dls
 
+class SameStatistics(Callback):
+    "Validate the same network in every process: weights are equal, running statistics are taken from the main one."
+    order = 75  # after averaged weights are swapped in
+    def before_validate(self):
+        for b in self.learn.model.buffers(): dist.broadcast(b, src=0)
+
 def share_training(
     learn:Learner, # put together in every process alike
     world:World, # from `join_world`
@@ -169,7 +183,7 @@ def share_training(
     train = learn.dls.train
     if len(set(_gather((train.n, train.bs), world))) > 1: raise ValueError('the processes do not have the same training crops and bs')
     if len(train) < world.size: raise ValueError(f'bs = {train.bs} on {world.size} processes: there are only {train.n} training crops; choose a smaller bs')
-    learn.add_cb(SharedTrainer(world, learn.dls.device))
+    learn.add_cbs([SharedTrainer(world, learn.dls.device), SameStatistics()])
     learn.recorder.loss = GatheredLoss()
     if not world.main: learn.remove_cb(ProgressCallback)
     return learn

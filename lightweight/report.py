@@ -6,9 +6,9 @@
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLOURS', 'ACTION_COLOURS', 'STYLE', 'make_axes',
            'write_title', 'need_columns', 'draw_bars', 'write_key', 'plot_class_counts', 'scale_by_doubling',
            'plot_box_sizes', 'plot_photos_per_batch', 'plot_boxes_per_photo', 'show_images', 'plot_examples',
-           'cut_examples', 'plot_findings', 'plot_duplicates', 'plot_leak', 'mark_line', 'plot_history', 'plot_lr',
-           'name_confusion', 'plot_confusion', 'plot_per_class', 'rank_answers', 'plot_worst', 'save_figures',
-           'save_tables']
+           'cut_examples', 'plot_findings', 'plot_duplicates', 'plot_leak', 'plot_worth', 'mark_line', 'plot_history',
+           'plot_lr', 'name_confusion', 'plot_confusion', 'plot_per_class', 'rank_answers', 'plot_worst',
+           'save_figures', 'save_tables']
 
 # %% ../nbs/42_report.ipynb #c002
 import io
@@ -292,6 +292,24 @@ def plot_leak(
     return write_title(fig, f'Split crop by crop, {leak:.0%} of the test crops show photos seen in training')
 
 # %% ../nbs/42_report.ipynb #c049
+def plot_worth(
+    table:pd.DataFrame, # group, variation, worth, worth_low, worth_high (shares of 1); the base has the group ''
+)->Figure:
+    "Set variations beside the base: mean difference and interval, in points of macro-F1"
+    need_columns('table', table, ['group', 'variation', 'worth', 'worth_low', 'worth_high'])
+    rows = table[table.group != '']
+    fig, [ax] = make_axes((9, 1 + .34*len(rows)))
+    names, worth = [f'{g}: {v}' for g, v in zip(rows.group, rows.variation)], 100*rows.worth
+    colours = [GREEN if low > 0 else VERMILION if high < 0 else GREY for low, high in zip(rows.worth_low, rows.worth_high)]
+    ax.hlines(names, 100*rows.worth_low, 100*rows.worth_high, colors=colours, lw=2)
+    ax.scatter(worth, names, c=colours, s=36, zorder=3)
+    ax.axvline(0, color='#555555', lw=1)
+    ax.set_xlabel('difference to the base, points of macro-F1')
+    ax.grid(axis='x')
+    ax.invert_yaxis()
+    return write_title(fig, f'{sum(c != GREY for c in colours)} of {len(rows)} variations differ from the base beyond the luck of the seeds')
+
+# %% ../nbs/42_report.ipynb #c052
 def mark_line(
     ax:Axes, # gets the line
     x:pd.Series, # along
@@ -323,7 +341,7 @@ def plot_history(
     return write_title(fig, f'Best valid macro-F1 {best.macro_f1:.3f}, in epoch {best.epoch:.0f} '
                             f'(the last is {last:.0f})')
 
-# %% ../nbs/42_report.ipynb #c052
+# %% ../nbs/42_report.ipynb #c055
 def plot_lr(
     lrs:Sequence[float], # learning rate of every step
 )->Figure:
@@ -337,7 +355,7 @@ def plot_lr(
     peak = lrs.argmax()/max(len(lrs) - 1, 1)
     return write_title(fig, f'Learning rate up to {lrs.max():.3g}, reached after {peak:.0%} of {len(lrs):,} steps')
 
-# %% ../nbs/42_report.ipynb #c057
+# %% ../nbs/42_report.ipynb #c060
 def name_confusion(
     matrix:np.ndarray, # counts, row = true class, column = called
     classes:Sequence[str], # names in the order of the rows
@@ -349,7 +367,7 @@ def name_confusion(
     share = f'{wrong[true, called]} of {matrix[true].sum()}'
     return f'{classes[true]} taken for {classes[called]} is the commonest mistake: {share}'
 
-# %% ../nbs/42_report.ipynb #c058
+# %% ../nbs/42_report.ipynb #c061
 def plot_confusion(
     matrix:np.ndarray, # counts, shape (n, n): row = true class, column = called
     classes:Sequence[str], # names in the order of the rows
@@ -371,7 +389,7 @@ def plot_confusion(
     ax.set(xlabel='called', ylabel='is')
     return write_title(fig, name_confusion(matrix, classes))
 
-# %% ../nbs/42_report.ipynb #c062
+# %% ../nbs/42_report.ipynb #c065
 def plot_per_class(
     table:pd.DataFrame|Sequence[dict], # one row per class: class, n, precision, recall, f1
 )->Figure:
@@ -393,7 +411,7 @@ def plot_per_class(
     worst, best = table.iloc[-1], table.iloc[0]
     return write_title(fig, f'{worst["class"]} is hardest (F1 {worst.f1:.2f}), {best["class"]} easiest ({best.f1:.2f})')
 
-# %% ../nbs/42_report.ipynb #c066
+# %% ../nbs/42_report.ipynb #c069
 def rank_answers(
     targets:Sequence[int], # true class numbers, shape (n,)
     preds:Sequence[int], # predicted class numbers, shape (n,)
@@ -408,7 +426,7 @@ def rank_answers(
     wrong = (targets != preds)[order]
     return order[wrong], order[~wrong][::-1]
 
-# %% ../nbs/42_report.ipynb #c068
+# %% ../nbs/42_report.ipynb #c071
 def plot_worst(
     paths:Sequence[Path|str|Image.Image], # crop files or pictures
     targets:Sequence[int], # true class numbers, shape (n,)
@@ -429,7 +447,7 @@ def plot_worst(
     return write_title(fig, f'{len(worst):,} of {len(targets):,} are wrong: the surest mistakes, '
                             'and below them the surest right answers')
 
-# %% ../nbs/42_report.ipynb #c073
+# %% ../nbs/42_report.ipynb #c076
 def save_figures(
     figures:dict[str, Figure], # file name without its ending → figure
     folder:Path|str, # made if it is not there

@@ -45,20 +45,20 @@ def load_images(
     method:str='squish', # see `resize_image`
     n_workers:int=2, # threads; decoding and resizing release Python's lock
     progress:bool=False, # show a bar
-)->torch.Tensor: # (n, 3, size, size), uint8, channels last
+)->torch.Tensor: # (n, 3, size, size), uint8
     "Decode and resize image files into one tensor of bytes."
-    images = torch.empty((len(paths), size, size, 3), dtype=torch.uint8)
+    images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
     def load(i):
         try: image = Image.open(paths[i]).convert('RGB')
         except OSError as e: raise ValueError(f'{paths[i]}: not readable as an image ({e}); cut the crops again') from e
-        images[i] = torch.from_numpy(np.array(resize_image(image, size, method)))
+        images[i] = torch.from_numpy(np.array(resize_image(image, size, method))).permute(2, 0, 1)
     with ThreadPoolExecutor(n_workers) as pool:
         for _ in tqdm(pool.map(load, range(len(paths))), total=len(paths), desc='loading crops', disable=not progress): pass
-    return images.permute(0, 3, 1, 2)
+    return images
 
 # %% ../nbs/06_store.ipynb #c013
 def _key(folder):
-    parts = [1, read_crops_info(folder)['fingerprint'], (Path(folder)/'manifest.csv').read_text(encoding='utf-8'), FILTER.name]
+    parts = ['3 planes', read_crops_info(folder)['fingerprint'], (Path(folder)/'manifest.csv').read_text(encoding='utf-8'), FILTER.name]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 def name_store(
@@ -80,13 +80,13 @@ def build_store(
 ):
     "Decode and resize image files into one .npy file, whole or not at all."
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    header = dict(descr='|u1', fortran_order=False, shape=(len(paths), size, size, 3))
+    header = dict(descr='|u1', fortran_order=False, shape=(len(paths), 3, size, size))
     pieces = [paths[i:i+256] for i in range(0, len(paths), 256)]
     try:
         with open(part, 'wb') as f, tqdm(total=len(paths), desc='decoding crops', unit='crop', disable=not progress) as bar:
             np.lib.format.write_array_header_1_0(f, header)
             for piece in pieces:
-                f.write(load_images(piece, size, method, n_workers).permute(0, 2, 3, 1).numpy().data)
+                f.write(load_images(piece, size, method, n_workers).numpy().data)
                 bar.update(len(piece))
             f.flush(); os.fsync(f.fileno())
         part.replace(path)
@@ -97,7 +97,7 @@ def _map(path, n, size):
     "The mapped file, or None when it is not there or not what its name says."
     try: array = np.load(path, mmap_mode='c')        # c: private pages, so nothing that writes to it reaches the file
     except (FileNotFoundError, ValueError, EOFError): return None
-    return torch.from_numpy(array).permute(0, 3, 1, 2) if array.shape == (n, size, size, 3) and array.dtype == np.uint8 else None
+    return torch.from_numpy(array) if array.shape == (n, 3, size, size) and array.dtype == np.uint8 else None
 
 def remove_stale(
     folder:str|Path, # a finished crop store
