@@ -24,7 +24,7 @@ from .store import grey
 class DataSettings(Settings):
     "What a network is shown."
     img_size:int = Field(64, ge=16, le=1024, description='side of the square input, pixels')
-    bs:int = Field(32, ge=2, le=4096, description='crops per training batch')
+    bs:int = Field(16, ge=2, le=4096, description='crops per training batch')
     train_min_side:int = Field(0, ge=0, description='training crops whose box has a shorter long side are not shown, pixels in the photo')
     resize:Literal['squish','pad','crop'] = Field('squish', description='how a crop that is not square becomes one')
     flip:Literal['none','horizontal','all'] = Field('all', description='none, left-right, or all eight orientations')

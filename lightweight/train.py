@@ -39,7 +39,7 @@ class TrainSettings(DataSettings, TrainingSettings):
     "Fit a network to the train crops and keep the epoch that is best on the valid crops."
     crops:str = Field('outputs/sample/crops', description='folder that the crop stage filled')
     out:str = Field('outputs/sample/train', description='folder of the run; what an earlier run left there moves to OUT.previous')
-    network:str = Field('timm:lcnet_050', description='a name of configs/models, a YAML file, timm:NAME or torchvision:NAME')
+    network:str = Field('tiny', description='a name of configs/models, a YAML file, timm:NAME or torchvision:NAME')
     cut:int|None = Field(None, ge=1, description='keep only the stem and this many blocks; none = all')
     pretrained:bool|str = Field(False, description='true = ImageNet weights, false = from scratch, or a weights file')
     head_width:int|None = Field(None, ge=1, description='of a cut network: channels of a 1x1 convolution before the pooling; none = no such convolution')

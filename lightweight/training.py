@@ -45,10 +45,10 @@ from .zoo import rebuild_network
 # %% ../nbs/23_training.ipynb #c007
 class TrainingSettings(Settings):
     "How a network is fitted."
-    epochs:int = Field(12, ge=1, le=10_000, description='passes over the training crops, all weights learning')
+    epochs:int = Field(16, ge=1, le=10_000, description='passes over the training crops, all weights learning')
     freeze_epochs:int = Field(0, ge=0, description='passes before them in which only the classifier learns')
     optimizer:Literal['sgd','adamw'] = Field('sgd', description='SGD with momentum, or AdamW')
-    lr:float = Field(0.1, gt=0, le=10, description='highest learning rate of the one-cycle schedule')
+    lr:float = Field(0.05, gt=0, le=10, description='highest learning rate of the one-cycle schedule')
     body_lr:float = Field(1.0, gt=0, le=1, description="learning rate of all but the classifier, as a share of lr")
     momentum:float = Field(0.9, ge=0, lt=1, description='momentum of SGD, first beta of AdamW')
     wd:float = Field(0.0, ge=0, le=1, description='weight decay, decoupled')
