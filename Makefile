@@ -1,17 +1,21 @@
 # make run · make test · make lab · make clean    (each builds .venv when it is not there)
 PYTHON ?= python3
 BIN := .venv/bin
-MILL := $(BIN)/papermill --no-progress-bar --log-output --log-level WARNING --stdout-file /dev/stdout
 SAMPLE := outputs/sample
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+# papermill shows what the cells print; what it says of itself is left out
+MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
+PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^$$/d'
 
 .PHONY: run test test-slow readme lab clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
 	@mkdir -p $(SAMPLE)
-	@for stage in crop train evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb || exit 1; done
+	@for stage in crop train evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) || exit 1; done
 	@echo "== result"
-	@$(BIN)/lightweight-summary $(SAMPLE)/evaluate/record.json
+	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-summary $(SAMPLE)/evaluate/record.json
 	@echo "notebooks  $(SAMPLE)/crop.ipynb  $(SAMPLE)/train.ipynb  $(SAMPLE)/evaluate.ipynb"
 	@echo "record     $(SAMPLE)/evaluate/record.json"
 
@@ -38,4 +42,5 @@ clean:
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@git config core.hooksPath .githooks 2>/dev/null || true
 	@touch $@

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastai.callback.core import Callback
 from fastcore.xtras import modified_env
 
-from .settings import suggest
+from .settings import suggest, write_atomically
 from .training import Keeper
 
 # %% ../nbs/43_tracking.ipynb #c006
@@ -37,7 +37,7 @@ def epoch_row(
 )->dict: # name → number
     "Give an epoch's line of the history: the keeper's, or else the recorder's."
     if hasattr(learn, 'keeper'): return dict(learn.keeper.rows[-1])
-    return dict(zip(learn.recorder.metric_names[1:], learn.recorder.log[1:]), epoch=learn.epoch + 1)
+    return dict(epoch=learn.epoch + 1) | dict(zip(learn.recorder.metric_names[1:], learn.recorder.log[1:]))
 
 def keep_lines(
     path:str|Path, # a .jsonl file, or nothing yet
@@ -46,7 +46,7 @@ def keep_lines(
     "Take back the lines of this epoch and later ones, and half a line at the end."
     lines = Path(path).read_text().splitlines(keepends=True) if Path(path).exists() else []
     whole = [l for l in lines if l.endswith('\n') and json.loads(l)['epoch'] < before]
-    if whole != lines: Path(path).write_text(''.join(whole))
+    if whole != lines: write_atomically(path, ''.join(whole))
 
 class JsonLines(Callback):
     "Append each epoch to a JSON-lines file."
@@ -59,7 +59,7 @@ class JsonLines(Callback):
         with open(self.path, 'a') as f: f.write(json.dumps(row) + '\n')
     def close(self, failed:bool): pass
 
-# %% ../nbs/43_tracking.ipynb #c012
+# %% ../nbs/43_tracking.ipynb #c013
 def _steps_before(learn): return learn.saver.step if hasattr(learn, 'saver') else 0
 
 def _make_tensorboard(out, config):
@@ -76,7 +76,7 @@ def _make_tensorboard(out, config):
         def close(self, failed): getattr(self, 'writer', None) and self.writer.close()
     return TensorBoard(str(out/'tensorboard'), trace_model=False, log_preds=False)
 
-# %% ../nbs/43_tracking.ipynb #c014
+# %% ../nbs/43_tracking.ipynb #c015
 def _start_wandb(out, config):
     import wandb
     folder = out/'wandb'
@@ -97,7 +97,7 @@ def _make_wandb(out, config):
         def close(self, failed): run.finish(exit_code=int(failed))
     return WeightsAndBiases(log_preds=False)
 
-# %% ../nbs/43_tracking.ipynb #c016
+# %% ../nbs/43_tracking.ipynb #c017
 def _open_mlflow(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with modified_env(MLFLOW_DISABLE_TELEMETRY='true'): from mlflow import MlflowClient
@@ -128,7 +128,7 @@ class MLflow(Callback):
 
     def close(self, failed:bool): self.client.set_terminated(self.run_id, 'FAILED' if failed else 'FINISHED')
 
-# %% ../nbs/43_tracking.ipynb #c018
+# %% ../nbs/43_tracking.ipynb #c019
 def make_tracker(
     name:str, # none, tensorboard, wandb or mlflow
     out:str|Path, # the run's folder; nothing is written outside it
