@@ -49,7 +49,8 @@ class Augment(Transform):
     "Change batches of training images at random, validation images never."
     split_idx, order = 0, 1
     def __init__(self, change:Callable): self.change = change
-    def encodes(self, x:TensorImage): return TensorImage(self.change(x.as_subclass(torch.Tensor)))
+    def encodes(self, x:TensorImage):
+        with use_threads(1): return TensorImage(self.change(x.as_subclass(torch.Tensor)))
 
 class NormalizeBytes(Transform):
     "Make bytes floating point and normalise them, writing over the one copy that this takes."

@@ -182,7 +182,8 @@ def share_training(
     if world.size == 1: return learn
     train = learn.dls.train
     if len(set(_gather((train.n, train.bs), world))) > 1: raise ValueError('the processes do not have the same training crops and bs')
-    if len(train) < world.size: raise ValueError(f'bs = {train.bs} on {world.size} processes: there are only {train.n} training crops; choose a smaller bs')
+    if len(train) < world.size:
+        raise ValueError(f'bs = {train.bs} on {world.size} processes: there are only {train.n} training crops; choose a smaller bs')
     learn.add_cbs([SharedTrainer(world, learn.dls.device), SameStatistics()])
     learn.recorder.loss = GatheredLoss()
     if not world.main: learn.remove_cb(ProgressCallback)

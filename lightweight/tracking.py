@@ -20,7 +20,8 @@ from .settings import suggest, write_atomically
 from .training import Keeper
 
 # %% ../nbs/43_tracking.ipynb #c006
-tracker_modules = dict(none=[], tensorboard=['tensorboard'], wandb=['wandb'], mlflow=['mlflow', 'sqlalchemy', 'alembic'])  # name → what must be installed
+tracker_modules = dict(  # name → what must be installed
+    none=[], tensorboard=['tensorboard'], wandb=['wandb'], mlflow=['mlflow', 'sqlalchemy', 'alembic'])
 
 def check_tracker(
     name:str, # none, tensorboard, wandb or mlflow
@@ -28,7 +29,8 @@ def check_tracker(
     "Refuse a tracker that is unknown or not installed."
     if name not in tracker_modules: raise ValueError(f'tracker = {name!r}: unknown{suggest(name, tracker_modules)}')
     missing = [m for m in tracker_modules[name] if importlib.util.find_spec(m) is None]
-    if missing: raise ValueError(f"tracker = {name}: {', '.join(missing)} is not installed; pip install -e '.[{name}]' in the repository, or choose none")
+    if missing: raise ValueError(f"tracker = {name}: {', '.join(missing)} is not installed; in the repository: "
+                                 f"pip install -e '.[{name}]', or choose none")
     return name
 
 # %% ../nbs/43_tracking.ipynb #c009
@@ -84,7 +86,8 @@ def _start_wandb(out, config):
     own = {f'WANDB_{k}_DIR': str(folder/k.lower()) for k in ('CACHE', 'CONFIG', 'DATA', 'ARTIFACT')}
     settings = wandb.Settings(console='off', silent=True, disable_git=True, disable_code=True, x_disable_stats=True)
     with modified_env(WANDB_ERROR_REPORTING='false', **own):
-        return wandb.init(mode='offline', dir=str(out), project='lightweight', name=out.name, config=config, settings=settings, reinit='finish_previous')
+        return wandb.init(mode='offline', dir=str(out), project='lightweight', name=out.name, config=config,
+                          settings=settings, reinit='finish_previous')
 
 def _make_wandb(out, config):
     from fastai.callback.wandb import WandbCallback
@@ -102,8 +105,9 @@ def _open_mlflow(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with modified_env(MLFLOW_DISABLE_TELEMETRY='true'): from mlflow import MlflowClient
     client = MlflowClient(tracking_uri=f'sqlite:///{folder}/mlflow.db')
-    experiment = client.get_experiment_by_name('lightweight')
-    return client, experiment.experiment_id if experiment else client.create_experiment('lightweight', artifact_location=(folder/'artifacts').as_uri())
+    known = client.get_experiment_by_name('lightweight')
+    if known: return client, known.experiment_id
+    return client, client.create_experiment('lightweight', artifact_location=(folder/'artifacts').as_uri())
 
 class MLflow(Callback):
     "Log each epoch to an MLflow database in the run's folder."

@@ -181,7 +181,6 @@ def train(
     "Fit a network; leave the best epoch, the history and a record in the run's folder."
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
     device, out = choose_device(s.device), root/s.out
-    torch.use_deterministic_algorithms(s.deterministic)
     dls, network, loss, info = _prepare(s, root, device)
     key = name_run(s, info['split'])
     settled, reason = _settle_precision(s, network, dls, loss, key, out)

@@ -38,7 +38,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from .metrics import macro_f1
-from .resume import Saver
+from .resume import Saver, deterministic_algorithms
 from .settings import Settings, write_atomically
 from .zoo import rebuild_network
 
@@ -259,7 +259,7 @@ def fit(
     cycle, saver = dict(pct_start=s.warmup, moms=(s.momentum,)*3), learn.saver
     lrs = s.lr, slice(s.lr*s.body_lr, s.lr) if s.body_lr < 1 else s.lr
     phases = zip((s.freeze_epochs, s.epochs), lrs, (learn.freeze, learn.unfreeze))
-    with learn.no_logging():
+    with learn.no_logging(), deterministic_algorithms(s.deterministic):
         for phase, (epochs, lr, prepare) in list(enumerate(phases))[saver.phase:]:
             if not epochs: continue
             saver.phase = phase

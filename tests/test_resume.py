@@ -1,6 +1,7 @@
 "A run that is killed, wherever, ends at the very weights of a run that nobody killed."
 import hashlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ OPTIONS = dict(crops="outputs/sample/crops", network="timm:lcnet_035", img_size=
                freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)
 
 
-def start(out):
+def start(out, **kwargs):
     options = [w for k, v in OPTIONS.items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
 def digest(out): return hashlib.sha256((out/"model.safetensors").read_bytes()).hexdigest()
@@ -83,5 +84,22 @@ def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
     said = run.communicate()[0]
     assert run.returncode == 2 and "interrupted from the keyboard" in said and "to go on" in said, said
     assert '"stopped": "interrupted from the keyboard"' in (out/"record.json").read_text()
+    run = start(out)
+    assert run.wait() == 0 and "going on after step" in run.stdout.read()
+
+
+@pytest.mark.xdist_group("stages")
+def test_full_disk_leaves_what_was_good(tmp_path):
+    "No file may grow beyond 100 kB: the operating system refuses the next checkpoint half-way, as a full disk does."
+    out = tmp_path/"run"
+    run = start(out)
+    assert wait_until(run, lambda: n_epochs(out) >= 2)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    kept = digest(out)
+    full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    said = full.communicate()[0]
+    assert full.returncode == 2 and "File too large" in said and "to go on" in said, said
+    assert digest(out) == kept and not list(out.glob(".*")), "the good checkpoint is whole and nothing half-written is left"
     run = start(out)
     assert run.wait() == 0 and "going on after step" in run.stdout.read()
