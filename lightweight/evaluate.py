@@ -19,12 +19,13 @@ from pydantic import Field
 
 from .complexity import describe_network
 from .crops import read_crops_info, read_manifest
-from .dataloaders import load_images, use_threads
+from .dataloaders import use_threads
 from .latency import make_network_call, make_path_call, time_interleaved
 from .metrics import compute_metrics
 from .records import hash_file, make_record, read_record, write_record
 from .score import competition_score
 from .settings import Settings, find_root, settings_main
+from .store import load_images
 from .train import measure_f1
 from .training import load_checkpoint, predict_images
 from .zoo import build_network, normalization

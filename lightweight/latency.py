@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .dataloaders import resize_image
+from .store import resize_image
 
 # %% ../nbs/41_latency.ipynb #c006
 def time_interleaved(

@@ -31,10 +31,12 @@ def make_step(
     yb:torch.Tensor, # its labels
     loss:nn.Module, # takes (logits, labels)
     way:Way, # how
+    backend:str=None, # of torch.compile; none = not compiled
 )->Callable[[], None]: # runs forward and backward once
     "Make a training step of one kind."
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     twin, xb, yb = copy.deepcopy(network).train().to(memory_format=layout), xb.as_subclass(torch.Tensor).contiguous(memory_format=layout), yb.as_subclass(torch.Tensor)
+    if backend: twin.compile(backend=backend)
     def step():
         before = torch.get_num_threads()
         torch.set_num_threads(way.threads)
@@ -107,9 +109,7 @@ def measure_compile(
     backend:str='inductor', # of torch.compile
 )->Compiled:
     "Compile a copy of a network, and time it beside the eager one."
-    twin = copy.deepcopy(network)
-    twin.compile(backend=backend)
-    eager, compiled = make_step(network, xb, yb, loss, way), make_step(twin, xb, yb, loss, way)
+    eager, compiled = make_step(network, xb, yb, loss, way), make_step(network, xb, yb, loss, way, backend)
     start = time.perf_counter(); compiled(); first = time.perf_counter() - start
     times = time_steps(dict(eager=eager, compiled=compiled))
     return Compiled(max(0.0, first - times['compiled']), times['eager'], times['compiled'])

@@ -7,7 +7,7 @@ import pytest
 from test_house import NBS, ROOT, STAGES, code_cells
 
 BIN = Path(sys.executable).parent
-ORDER = ["eda", "crop", "train", "evaluate", "compare"]  # the walk; each finds what the one before it left
+ORDER = ["eda", "crop", "train", "evaluate", "compare", "benchmark"]  # the walk; each finds what the one before it left
 
 
 def slow_cells(path):
