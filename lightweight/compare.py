@@ -19,7 +19,7 @@ from scipy import stats
 
 from .records import make_record, read_record, write_record
 from .settings import Settings, SettingsError, find_root, read_yaml, resolve_path, settings_main
-from .train import TrainSettings, train
+from .train import TrainSettings, pick_decisive, train
 
 # %% ../nbs/compare.ipynb #c006
 class CompareSettings(Settings):
@@ -64,7 +64,8 @@ def run_plan(
 def _train_once(s, folder, root):
     if (folder/'record.json').exists():
         record = read_record(folder/'record.json')
-        if 'valid' in record['metrics'] and record['settings'] | dict(out='') == s.model_dump() | dict(out=''): return record
+        same = all(record['settings'].get(k) == v for k, v in pick_decisive(s).items())
+        if same and 'valid' in record['metrics']: return record
     return train(s, root, say=lambda line: None).record
 
 # %% ../nbs/compare.ipynb #c010

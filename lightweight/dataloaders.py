@@ -56,7 +56,8 @@ class NormalizeBytes(Transform):
     "Make bytes floating point and normalise them, writing over the one copy that this takes."
     parameters, order = ('mean', 'std'), 99
     def __init__(self, mean:Sequence[float], std:Sequence[float]): self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-    def encodes(self, x:TensorImage): return TensorImage(x.as_subclass(torch.Tensor).float().sub_(255*self.mean).div_(255*self.std))
+    def encodes(self, x:TensorImage):
+        with use_threads(1): return TensorImage(x.as_subclass(torch.Tensor).float().sub_(255*self.mean).div_(255*self.std))
     def decodes(self, x:TensorImage): return (x*self.std + self.mean).clamp(0, 1)
 
 def count_classes(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
+from fastai.torch_core import get_model
 from fastcore.foundation import L
 
 from .settings import write_atomically
@@ -137,7 +138,7 @@ class Saver(Callback):
         write_state(self.folder/f'resume-{self.n_saved % 2}.state', dict(
             key=self.key, note=self.note, phase=self.phase, step=self.step, epochs_done=self.epochs_done, n_saved=self.n_saved, done=self.done,
             epoch=self.epochs_done - self.first_epoch, pct_train=float(learn.pct_train),
-            model=learn.model.state_dict(), opt=[dict(p) for p in opt['state']], hypers=_to_plain(opt['hypers']),
+            model=get_model(learn.model).state_dict(), opt=[dict(p) for p in opt['state']], hypers=_to_plain(opt['hypers']),
             lrs=[float(x) for x in self.recorder.lrs], losses=[float(x) for x in self.recorder.losses],
             smooth_loss=self.recorder.smooth_loss.val.detach().as_subclass(torch.Tensor), n_smooth=self.recorder.smooth_loss.count,
             others={name: other.state_dict() for name, other in self.others.items()}))

@@ -11,9 +11,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,11 +28,13 @@ from pydantic import Field
 from .complexity import describe_network
 from .crops import read_crops_info
 from .dataloaders import DataSettings, make_dataloaders
+from .distributed import join_world, main_first, run_folder, share, share_training
 from .losses import make_loss
 from .metrics import bootstrap_interval, compute_metrics
 from .records import hash_file, make_record, write_record
 from .resume import find_state
 from .settings import StageStopped, find_root, resolve_path, settings_main
+from .tracking import check_tracker, follow_run
 from .training import (TrainingSettings, choose_precision, fit, load_checkpoint, make_learner, predict_images,
                                   time_precisions)
 from .zoo import build_network, normalization
@@ -47,6 +52,7 @@ class TrainSettings(DataSettings, TrainingSettings):
     loss:str = Field('cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     smoothing:float = Field(0.0, ge=0, lt=1, description='label smoothing')
     device:str = Field('auto', description='auto, cpu, cuda or cuda:N')
+    tracker:Literal['none','tensorboard','wandb','mlflow'] = Field('none', description='what follows the run besides history.csv and history.jsonl')
     resume:bool|Literal['auto'] = Field('auto', description='go on with an interrupted run: true = there must be one, auto = if there is one, false = start anew')
 
 # %% ../nbs/train.ipynb #c008
@@ -83,7 +89,7 @@ def pick_decisive(
     s:TrainSettings, # the settings
 )->dict: # as plain data
     "Give the settings that decide what comes out: all but where it goes and how it is watched over."
-    return s.model_dump(exclude={'out', 'resume', 'checkpoint_every', 'device'})
+    return s.model_dump(exclude={'out', 'resume', 'checkpoint_every', 'device', 'tracker'})
 
 def _prepare(s, root, device):
     store, name = root/s.crops, str(resolve_path(s.network, root)) if s.network.endswith(('.yaml', '.yml')) else s.network
@@ -171,37 +177,44 @@ def record_stop(
     return StageStopped(f'{reason}, after {len(rows)} epochs ({learn.saver.step} steps). The best epoch so far is in {out.name}/model.safetensors; '
                         'start the same command again to go on')
 
-# %% ../nbs/train.ipynb #c016
+# %% ../nbs/train.ipynb #c017
 def train(
     s:TrainSettings, # what to train, on what, how
     root:Path=None, # the repository; default: found from the working folder
     bar:bool=False, # show a progress bar; a line per epoch is printed in any case
     say=print, # takes a line of text
+    env:Mapping=MappingProxyType({}), # `os.environ` of a process that torchrun or accelerate may have started
 )->TrainResult:
     "Fit a network; leave the best epoch, the history and a record in the run's folder."
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    device, out = choose_device(s.device), root/s.out
-    dls, network, loss, info = _prepare(s, root, device)
-    key = name_run(s, info['split'])
-    settled, reason = _settle_precision(s, network, dls, loss, key, out)
+    check_tracker(s.tracker)
+    device = choose_device(s.device)
+    def make(metrics, **hashes): return make_record('train', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root, hashes)
+    with join_world(env, device) as world, run_folder(root/s.out, world) as out:
+        return _train(s, root, out, device, world, bar and world.main, say if world.main else lambda line: None, make)
+
+def _train(s, root, out, device, world, bar, say, make):
+    with main_first(world): dls, network, loss, info = _prepare(s, root, device)
+    key = name_run(s, f"{info['split']}/{world.size}")
+    settled, reason = share(_settle_precision(s, network, dls, loss, key, out), world)
     say(f'precision {reason}')
     learn = make_learner(dls, network, loss, settled, out, info, bar, say, key=key, note=settled.precision)
     if take_up(s, learn, out): say(f'going on after step {learn.saver.step}')
-    def make(metrics, **hashes):
-        hashes = dict(split=info['split']) | hashes
-        return make_record('train', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root, hashes)
-    try: history = fit(learn, settled)
+    try:
+        with follow_run(s.tracker if world.main else 'none', out, s.model_dump(), info) as followers:
+            learn.add_cbs(followers)
+            history = fit(share_training(learn, world), settled)
     except (KeyboardInterrupt, OSError, FloatingPointError) as e: raise record_stop(e, learn, make, out) from e
-    return _finish(s, root, learn, history, dls, info, reason, make)
+    return _finish(s, root, out, learn, history, dls, info, dict(precision=reason, processes=world.size), make)
 
-def _finish(s, root, learn, history, dls, info, reason, make):
-    out, valid = root/s.out, predict_valid(root/s.crops, dls, root/s.out)
+def _finish(s, root, out, learn, history, dls, info, how, make):
+    valid = predict_valid(root/s.crops, dls, out)
     best = history.loc[history.macro_f1.idxmax()]
-    metrics = dict(valid=measure_f1(valid, info['classes']), best_epoch=int(best.epoch), precision=reason,
+    metrics = dict(valid=measure_f1(valid, info['classes']), best_epoch=int(best.epoch), **how,
                    network=describe_network(learn.model, s.img_size), train_seconds=float(history.seconds.sum()))
-    record = make(metrics, checkpoint=hash_file(out/'model.safetensors'))
+    record = make(metrics, split=info['split'], checkpoint=hash_file(out/'model.safetensors'))
     write_record(out/'record.json', record)
     learn.saver.clear()
     return TrainResult(history, learn.recorder.lrs, valid, info['classes'], record, out)
 
-def main(): settings_main(TrainSettings, train, prog='lightweight-train')
+def main(): settings_main(TrainSettings, partial(train, env=os.environ), prog='lightweight-train')
