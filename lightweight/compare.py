@@ -64,7 +64,7 @@ def run_plan(
 def _train_once(s, folder, root):
     if (folder/'record.json').exists():
         record = read_record(folder/'record.json')
-        same = all(record['settings'].get(k) == v for k, v in pick_decisive(s).items())
+        same = all(record['settings'].get(k, TrainSettings.model_fields[k].default) == v for k, v in pick_decisive(s).items())
         if same and 'valid' in record['metrics']: return record
     return train(s, root, say=lambda line: None).record
 

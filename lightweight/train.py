@@ -50,6 +50,7 @@ class TrainSettings(DataSettings, TrainingSettings):
     head_width:int|None = Field(None, ge=1, description='of a cut network: channels of a 1x1 convolution before the pooling; none = no such convolution')
     dropout:float = Field(0.0, ge=0, lt=1, description='share of the features hidden from the classifier while training')
     loss:str = Field('cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
+    tau:float = Field(1.0, ge=0, le=2, description='of logit_adjusted: how far rare classes are favoured; 0 = not at all, 1 = as if all were equally frequent')
     smoothing:float = Field(0.0, ge=0, lt=1, description='label smoothing')
     device:str = Field('auto', description='auto, cpu, cuda or cuda:N')
     tracker:Literal['none','tensorboard','wandb','mlflow'] = Field('none', description='what follows the run besides history.csv and history.jsonl')
@@ -98,7 +99,7 @@ def _prepare(s, root, device):
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     set_seed(s.seed)
     network = build_network(name, len(dls.vocab), pretrained, s.cut, root, s.head_width, s.dropout or None)
-    loss = make_loss(s.loss, dls.counts, smoothing=s.smoothing).to(device)
+    loss = make_loss(s.loss, dls.counts, smoothing=s.smoothing, tau=s.tau).to(device)
     info = dict(classes=list(dls.vocab), img_size=s.img_size, resize=s.resize, mean=list(mean), std=list(std), crops=s.crops,
                 split=read_crops_info(store)['splits'], settings=pick_decisive(s))
     return dls, network, loss, info
