@@ -42,7 +42,7 @@ class TakeImages(ItemTransform):
     def __init__(self, images:torch.Tensor): self.images = images
     def encodes(self, batch):
         rows, *labels = batch
-        images = self.images.index_select(0, rows.cpu().as_subclass(torch.Tensor))    # copies whole images; indexing goes byte by byte
+        with use_threads(1): images = self.images.index_select(0, rows.cpu().as_subclass(torch.Tensor))    # copies whole images; indexing goes byte by byte
         return TensorImage(images.to(rows.device)), *labels
 
 class Augment(Transform):
