@@ -12,18 +12,3 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "xdist_group: tests that run one after another, in the order of the file")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config):
-    "The closing line, whatever plug-ins printed before."
-    counts = getattr(config, "counts", None)
-    if counts is not None: print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter, config):
-    stats = terminalreporter.stats
-    number = lambda *keys: sum(len(stats.get(k, [])) for k in keys)
-    config.counts = dict(passed=number("passed"), failed=number("failed", "error"), skipped=number("skipped"))

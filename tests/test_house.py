@@ -33,7 +33,7 @@ def snapshot():
     return {p.name: p.read_text() for p in sorted((ROOT/"lightweight").glob("*.py"))}
 
 
-@pytest.mark.xdist_group("first")
+
 def test_exported_modules_are_fresh(tmp_path):
     "Exporting into an empty folder gives exactly the committed modules: none stale, none left over."
     shutil.copytree(ROOT/"nbs", tmp_path/"nbs", ignore=shutil.ignore_patterns(".*"))

@@ -1,4 +1,4 @@
-"Every notebook is a test: its cells run, and their assertions hold."
+"Every notebook is a test: its cells run, and their assertions hold. (The stages, which build on each other, are in test_stages.)"
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 from test_house import NBS, ROOT, STAGES, code_cells
 
 BIN = Path(sys.executable).parent
-ORDER = ["eda", "crop", "train", "evaluate", "compare", "benchmark"]  # the walk; each finds what the one before it left
 
 
 def slow_cells(path):
@@ -21,12 +20,6 @@ def run_notebook(path, *flags):
 
 @pytest.mark.parametrize("path", [p for p in NBS if p not in STAGES], ids=lambda p: p.stem)
 def test_library_notebook(path, request):
-    run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
-
-
-@pytest.mark.xdist_group("stages")
-@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=lambda p: p.stem)
-def test_stage_notebook(path, request):
     run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
 
 

@@ -1,4 +1,4 @@
-"A run that is killed, wherever, ends at the very weights of a run that nobody killed."
+"The stages in the order of the walk, and what happens to a run that is killed, interrupted or out of disk."
 import hashlib
 import random
 import resource
@@ -9,11 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
-from test_house import ROOT
+from test_house import ROOT, STAGES
+from test_notebooks import run_notebook
 
 BIN = Path(sys.executable).parent
+ORDER = ["eda", "crop", "train", "evaluate", "compare", "benchmark"]  # each finds what the one before it left
 OPTIONS = dict(crops="outputs/sample/crops", network="timm:lcnet_035", img_size=32, bs=16, epochs=6, precision="fp32", ema=0.9, checkpoint_every=2,
                freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)
+
+
+@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=lambda p: p.stem)
+def test_stage_notebook(path, request):
+    run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
 
 
 def start(out, **kwargs):
@@ -51,7 +58,6 @@ def moments(out, rng):
     return [random_step, lambda: moved() and any(out.glob(".resume-*")), lambda: n_epochs(out) > done]
 
 
-@pytest.mark.xdist_group("stages")
 def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
     assert (ROOT/"outputs/sample/crops/crops.json").exists() or subprocess.run([BIN/"lightweight-crop"], cwd=ROOT).returncode == 0
     whole, broken, rng = tmp_path/"whole", tmp_path/"broken", random.Random(1)
@@ -75,7 +81,6 @@ def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
     assert not list(broken.glob("resume-*.state")), "a finished run leaves no state behind"
 
 
-@pytest.mark.xdist_group("stages")
 def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
     out = tmp_path/"run"
     run = start(out)
@@ -88,7 +93,6 @@ def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
     assert run.wait() == 0 and "going on after step" in run.stdout.read()
 
 
-@pytest.mark.xdist_group("stages")
 def test_full_disk_leaves_what_was_good(tmp_path):
     "No file may grow beyond 100 kB: the operating system refuses the next checkpoint half-way, as a full disk does."
     out = tmp_path/"run"
