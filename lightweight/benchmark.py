@@ -28,7 +28,7 @@ from .records import make_record, write_record
 from .rivals import (PlainCrops, StoredCrops, compare_speed, count_batches, make_fastai_dls, make_fastai_learner, make_plain_loader,
                                 make_plain_trainer, profile_training, sum_convolutions, summarize_speed, time_rounds, train_epoch)
 from .settings import find_root, settings_main
-from .training import TrainingSettings, choose_precision, make_learner, time_precisions
+from .training import TrainingSettings, make_learner, settle
 from .zoo import build_network, normalization
 
 # %% ../nbs/benchmark.ipynb #c006
@@ -96,9 +96,8 @@ def time_loaders(
 # %% ../nbs/benchmark.ipynb #c012
 def _make_ours(s, dls, network, out):
     loss, wanted = nn.CrossEntropyLoss(), TrainingSettings()
-    times = time_precisions(network, *dls.train.one_batch(), loss, channels_last=wanted.channels_last)
-    choice, why = choose_precision('auto', torch.device('cpu'), times)
-    return make_learner(dls, network, loss, wanted.model_copy(update=dict(precision=choice)), out, {}, say=lambda line: None), f'{choice}: {why}'
+    settled, lines = settle(wanted, network, *dls.train.one_batch(), loss, n_steps=len(dls.train))
+    return make_learner(dls, network, loss, settled, out, {}, say=lambda line: None), '; '.join(lines)
 
 def _make_batch(dls, bs): # of valid images, over and over
     images = torch.cat([x.as_subclass(torch.Tensor) for x, _ in dls.valid])

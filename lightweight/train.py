@@ -35,8 +35,7 @@ from .records import hash_file, make_record, write_record
 from .resume import find_state
 from .settings import StageStopped, find_root, resolve_path, settings_main
 from .tracking import check_tracker, follow_run
-from .training import (TrainingSettings, choose_precision, fit, load_checkpoint, make_learner, predict_images,
-                                  time_precisions)
+from .training import TrainingSettings, fit, load_checkpoint, make_learner, predict_images, settle
 from .zoo import build_network, normalization
 
 # %% ../nbs/train.ipynb #c006
@@ -104,13 +103,10 @@ def _prepare(s, root, device):
                 split=read_crops_info(store)['splits'], settings=pick_decisive(s))
     return dls, network, loss, info
 
-def _settle_precision(s, network, dls, loss, key, out):
+def _settle(s, network, dls, loss, key, out):
     state = find_state(out) if s.resume else None
-    if state and state['key'] == key: return s.model_copy(update=dict(precision=state['note'])), f"{state['note']}: as this run began"
-    on_cpu = s.precision == 'auto' and dls.device.type == 'cpu'
-    times = time_precisions(network, *dls.train.one_batch(), loss, channels_last=s.channels_last) if on_cpu else None
-    choice, reason = choose_precision(s.precision, dls.device, times)
-    return s.model_copy(update=dict(precision=choice)), f'{choice}: {reason}'
+    if state and state['key'] == key: return s.model_copy(update=json.loads(state['note'])), ['the choices this run began with']
+    return settle(s, network, *dls.train.one_batch(), loss, n_steps=(s.freeze_epochs + s.epochs)*len(dls.train))
 
 def predict_valid(
     store:Path, # the crop store
@@ -197,16 +193,17 @@ def train(
 def _train(s, root, out, device, world, bar, say, make):
     with main_first(world): dls, network, loss, info = _prepare(s, root, device)
     key = name_run(s, f"{info['split']}/{world.size}")
-    settled, reason = share(_settle_precision(s, network, dls, loss, key, out), world)
-    say(f'precision {reason}')
-    learn = make_learner(dls, network, loss, settled, out, info, bar, say, key=key, note=settled.precision)
+    settled, lines = share(_settle(s, network, dls, loss, key, out), world)
+    chosen = {k: v for k, v in settled if v != getattr(s, k)}
+    for line in lines: say(line)
+    learn = make_learner(dls, network, loss, settled, out, info, bar, say, key=key, note=json.dumps(chosen))
     if take_up(s, learn, out): say(f'going on after step {learn.saver.step}')
     try:
         with follow_run(s.tracker if world.main else 'none', out, s.model_dump(), info) as followers:
             learn.add_cbs(followers)
             history = fit(share_training(learn, world), settled)
     except (KeyboardInterrupt, OSError, FloatingPointError) as e: raise record_stop(e, learn, make, out) from e
-    return _finish(s, root, out, learn, history, dls, info, dict(precision=reason, processes=world.size), make)
+    return _finish(s, root, out, learn, history, dls, info, dict(chosen=lines, processes=world.size), make)
 
 def _finish(s, root, out, learn, history, dls, info, how, make):
     valid = predict_valid(root/s.crops, dls, out)
