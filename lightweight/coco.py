@@ -13,7 +13,7 @@ __all__ = ['KINDS', 'FINDING_COLUMNS', 'DUST', 'OBJECT_COLUMNS', 'TACO_URL', 'MA
 
 # %% ../nbs/01_coco.ipynb #c002
 import argparse, io, json, math, os, sys, urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple

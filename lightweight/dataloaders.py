@@ -22,7 +22,7 @@ from fasttransform import ItemTransform, Transform
 
 from .augment import DataSettings, make_batch_augmentation
 from .crops import read_crops_info
-from .store import load_images, open_store, resize_image
+from .store import open_store
 
 # %% ../nbs/05_dataloaders.ipynb #c008
 @contextmanager

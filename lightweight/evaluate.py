@@ -13,7 +13,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
 

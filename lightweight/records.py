@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import platform
+import shlex
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime
@@ -70,7 +71,8 @@ def write_command(
     changed:dict, # name → value, where it differs from the default
 )->str:
     "Write the command line that repeats a run."
-    options = (f"--{k} {json.dumps(v, ensure_ascii=False)}" for k, v in changed.items())
+    texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in changed.items()}
+    options = (f'--{k} {shlex.quote(text)}' for k, text in texts.items())
     return ' '.join([f'lightweight-{stage}', *options])
 
 def make_record(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback
-from fastai.data.load import DataLoader
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 

@@ -19,7 +19,6 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from fastai.torch_core import set_seed

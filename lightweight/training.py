@@ -8,7 +8,6 @@ __all__ = ['TrainingSettings', 'BFloat16CPU', 'precision_callbacks', 'settle', '
            'predict_images']
 
 # %% ../nbs/23_training.ipynb #c003
-import copy
 import json
 import time
 from collections.abc import Callable, Sequence
