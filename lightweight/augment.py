@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .crops import GREY
 from .settings import Settings
-from .store import grey
 
 # %% ../nbs/07_augment.ipynb #c006
 class DataSettings(Settings):
@@ -40,7 +40,7 @@ def _flips(kind):
     return {'none': [], 'horizontal': mirrors, 'all': mirrors + [v2.RandomVerticalFlip(), quarter]}[kind]
 
 def _policy(kind, n_ops):
-    fill = list(grey)
+    fill = list(GREY)
     rand = lambda: v2.RandomChoice([v2.RandAugment(n_ops, m, num_magnitude_bins=10, fill=fill) for m in range(10)])
     return {'none': lambda: [], 'rand': lambda: [rand()], 'trivial': lambda: [v2.TrivialAugmentWide(fill=fill)]}[kind]()
 
@@ -49,7 +49,7 @@ def make_augmentation(
 )->Callable: # uint8 (3, size, size) → the same, changed at random (torch's generator)
     "Compose the random changes of one image: the plain way, which defines what the fast one must do."
     zoom = [v2.RandomResizedCrop(s.img_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)] if s.zoom < 1 else []
-    erase = [v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=list(grey))] if s.cutout else []
+    erase = [v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=list(GREY))] if s.cutout else []
     return v2.Compose(zoom + _flips(s.flip) + _policy(s.augment, s.n_ops) + erase + [v2.Identity()])
 
 # %% ../nbs/07_augment.ipynb #c012
@@ -103,7 +103,7 @@ def cut_out_batch(
     "Paint a grey rectangle into random images of a batch."
     n, _, size, _ = x.shape
     boxes, chosen = draw_boxes(n, size, (0.05, 0.25), (0.3, 3.3), size - 1), _coin(n, p)
-    fill = torch.tensor(grey, dtype=x.dtype, device=x.device).view(3, 1, 1)
+    fill = torch.tensor(GREY, dtype=x.dtype, device=x.device).view(3, 1, 1)
     for i in chosen.nonzero()[:, 0].tolist():
         top, left, height, width = boxes[i].tolist()
         x[i, :, top:top+height, left:left+width] = fill
@@ -133,7 +133,7 @@ def move_pixels(
     a, b, c, d, e, f = (m.view(-1, 1, 1) for m in sources)
     column, row = ((p + (size - 1)/2).round_().clamp_(-1, size) for p in (a*at + b*at[:, None] + c, d*at + e*at[:, None] + f))
     index = (row.add_(1).mul_(framed) + column.add_(1)).long().view(n, 1, -1).expand(-1, 3, -1)
-    pixels = torch.tensor(grey, dtype=torch.uint8, device=x.device).view(1, 3, 1, 1).repeat(n, 1, framed, framed)
+    pixels = torch.tensor(GREY, dtype=torch.uint8, device=x.device).view(1, 3, 1, 1).repeat(n, 1, framed, framed)
     pixels[..., 1:-1, 1:-1] = x
     return pixels.view(n, 3, -1).gather(2, index).view_as(x)
 

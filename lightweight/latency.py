@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from .speed import time_turns
 from .store import resize_image
 
 # %% ../nbs/41_latency.ipynb #c006
@@ -26,12 +27,8 @@ def time_interleaved(
     clock:Callable[[], float]=time.perf_counter, # seconds
 )->pd.DataFrame: # one row per name: p50_ms, p90_ms, n
     "Time several calls in turns, each once a round."
-    times = {name: [] for name in calls}
-    for i in range(n_warmup + n_rounds):
-        for name, call in calls.items():
-            start = clock(); call(); end = clock()
-            if i >= n_warmup: times[name].append(1000*(end - start))
-    p50, p90 = (np.percentile(list(times.values()), q, axis=1) for q in (50, 90))
+    times = 1000*np.array(list(time_turns(calls, n_rounds, n_warmup, clock).values()))
+    p50, p90 = (np.percentile(times, q, axis=1) for q in (50, 90))
     return pd.DataFrame(dict(p50_ms=p50, p90_ms=p90, n=n_rounds), index=list(calls))
 
 # %% ../nbs/41_latency.ipynb #c010

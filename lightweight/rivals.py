@@ -27,7 +27,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .store import grey, resize_image
+from .crops import GREY
+from .speed import time_turns
+from .store import resize_image
 
 # %% ../nbs/44_rivals.ipynb #c007
 class PlainCrops(Dataset):
@@ -40,9 +42,9 @@ class PlainCrops(Dataset):
         std:Sequence[float], # likewise
     ):
         self.paths, self.labels, self.size = list(paths), list(labels), size
-        rand = v2.RandomChoice([v2.RandAugment(3, m, num_magnitude_bins=10, fill=list(grey)) for m in range(10)])
+        rand = v2.RandomChoice([v2.RandAugment(3, m, num_magnitude_bins=10, fill=list(GREY)) for m in range(10)])
         tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        erase = v2.RandomErasing(0.8, scale=(0.05, 0.25), value=[g/255 for g in grey])
+        erase = v2.RandomErasing(0.8, scale=(0.05, 0.25), value=[g/255 for g in GREY])
         self.change = v2.Compose([rand, v2.RandomHorizontalFlip(), *tensor, erase, v2.Normalize(mean, std)])
     def __len__(self): return len(self.paths)
     def __getitem__(self, i):
@@ -150,11 +152,7 @@ def time_rounds(
     clock:Callable[[], float]=time.perf_counter, # seconds
 )->pd.DataFrame: # one row a round, one column a name: seconds
     "Time several calls in turns and keep every round."
-    def seconds(call):
-        start = clock(); call()
-        return clock() - start
-    rounds = [{name: seconds(call) for name, call in calls.items()} for _ in range(n_warmup + n_rounds)]
-    return pd.DataFrame(rounds[n_warmup:])
+    return pd.DataFrame(time_turns(calls, n_rounds, n_warmup, clock))
 
 def count_batches(
     seconds:float, # one batch takes

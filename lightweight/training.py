@@ -239,7 +239,6 @@ def make_learner(
 )->Learner: # with .keeper and .saver
     "Put together a fastai Learner."
     if 'auto' in (s.precision, s.channels_last): raise ValueError('precision or channels_last is still auto; settle the settings first')
-    if s.channels_last: network.to(memory_format=torch.channels_last)
     opt = partial(SGD, mom=s.momentum) if s.optimizer == 'sgd' else partial(Adam, mom=s.momentum, decouple_wd=True)
     keeper, average = Keeper(out, info, s.freeze_epochs + s.epochs, say), [WeightEMA(s.ema)]*(s.ema > 0)
     mix = {'none': [], 'mixup': [MixUp(s.mix_alpha)], 'cutmix': [CutMix(s.mix_alpha)]}[s.mix]

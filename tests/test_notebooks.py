@@ -13,14 +13,15 @@ def slow_cells(path):
     return sum("#| slow" in "".join(c["source"]) for c in code_cells(path))
 
 
-def run_notebook(path, *flags):
+def run_notebook(path, request):
+    flags = ["--flags", "slow"] if request.config.getoption("--slow") else []
     done = subprocess.run([BIN/"nbdev_test", path, "--n-workers", "0", *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
 @pytest.mark.parametrize("path", [p for p in NBS if p not in STAGES], ids=lambda p: p.stem)
 def test_library_notebook(path, request):
-    run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
+    run_notebook(path, request)
 
 
 @pytest.mark.parametrize("path", [p for p in NBS if slow_cells(p)], ids=lambda p: p.stem)

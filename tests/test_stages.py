@@ -20,7 +20,7 @@ OPTIONS = dict(crops="outputs/sample/crops", network="timm:lcnet_035", img_size=
 
 @pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=lambda p: p.stem)
 def test_stage_notebook(path, request):
-    run_notebook(path, *(["--flags", "slow"] if request.config.getoption("--slow") else []))
+    run_notebook(path, request)
 
 
 def start(out, **kwargs):
