@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -92,6 +93,7 @@ def plain_values(
 class Settings(BaseModel):
     "Typed, documented, validated parameters of a stage; unknown names are errors."
     model_config = ConfigDict(extra='forbid', validate_default=True, allow_inf_nan=False, frozen=True)
+    positional:ClassVar[str] = ''  # the field that a bare word on the command line fills; '' = none
 
     @classmethod
     def check(cls,
@@ -133,7 +135,8 @@ def make_parser(
     prog:str=None, # the command's name
 )->argparse.ArgumentParser: # one option per field, `-f` for a file
     "Make a command line from the fields of a settings class."
-    parser = argparse.ArgumentParser(prog=prog, description=cls.__doc__, allow_abbrev=False)
+    usage = f'%(prog)s [{cls.positional.upper()}] [-f FILE] [--name VALUE …]' if cls.positional else None
+    parser = argparse.ArgumentParser(prog=prog, usage=usage, description=cls.__doc__, allow_abbrev=False)
     parser.add_argument('-f', '--file', help='a YAML file of name: value; options on the command line win over it')
     for name, field in cls.model_fields.items():
         text = f'{field.description or ""} (default: {field.default!r})'.replace('%', '%%')
@@ -147,13 +150,14 @@ def parse_settings(
 )->Settings:
     "Read a command line into checked settings."
     known, unknown = make_parser(cls, prog).parse_known_args(argv)
-    typed = {k: yaml.safe_load(v) for k, v in vars(known).items() if k != 'file'}
+    typed = {k: yaml.safe_load(v) if v.strip() else v for k, v in vars(known).items() if k != 'file'}  # '' stays empty text
     typed |= {u.lstrip('-').partition('=')[0]: None for u in unknown if u.startswith('--')}
     stray = [u for u in unknown if not u.startswith('-')]
+    if cls.positional and len(stray) == 1: typed.setdefault(cls.positional, stray.pop())
     if stray and len(stray) == len(unknown): raise SettingsError(f'not understood: {" ".join(stray)}; options are written --name value')
     return cls.check((read_yaml(known.file) if known.file else {}) | typed, known.file or 'command line')
 
-# %% ../nbs/50_settings.ipynb #c033
+# %% ../nbs/50_settings.ipynb #c035
 def settings_main(
     cls:type[Settings], # the stage's settings class
     stage:Callable[[Settings], object], # what to run
