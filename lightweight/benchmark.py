@@ -37,7 +37,7 @@ class BenchmarkSettings(DataSettings):
     crops:str = Field('outputs/sample/crops', description='folder that the crop stage filled')
     out:str = Field('outputs/sample/benchmark', description='folder of the record')
     record:str = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
-    networks:list[str] = Field(['timm:lcnet_035'], min_length=1, description='networks to train, as in the train stage')
+    networks:list[str] = Field(['timm:lcnet_035'], description='networks to train, as in the train stage; none = the loaders alone')
     n_workers:int = Field(2, ge=0, le=64, description='worker processes of the plain loop and of fastai')
     n_threads:int = Field(0, ge=0, le=256, description="threads of the network; 0 = as many as torch takes by itself")
     n_rounds:int = Field(2, ge=1, description='timed rounds')
@@ -54,7 +54,7 @@ class BenchmarkResult(NamedTuple):
     record:dict # what was written
 
 _plain, _fastai, _ours = 'plain PyTorch', 'fastai defaults', 'this project'
-_targets = {('loader', _fastai): 5, ('epoch, timm:lcnet_035', _fastai): 3, ('epoch, timm:lcnet_035', _plain): 2, ('epoch, mobilenetv3_final', _plain): 1.4}
+_targets = {('loader, like for like', _fastai): 5, ('epoch, timm:lcnet_035', _fastai): 3, ('epoch, timm:lcnet_035', _plain): 2, ('epoch, mobilenetv3_final', _plain): 1.4}
 
 def _open(s, store):
     stats = normalization('mobilenetv3')
@@ -127,6 +127,12 @@ def _compare(what, seconds): # one row per rival
     rows = [dict(what=what, rival=rival, **compare_speed(seconds, _ours, rival), target=_targets.get((what, rival))) for rival in (_plain, _fastai)]
     return pd.DataFrame(rows)
 
+_alike = {_plain: 'RandAugment, as the plain loop', _fastai: 'no change, as fastai'}
+
+def _compare_alike(seconds): # the loaders, each rival beside ours with the rival's own augmentation
+    rows = [dict(what='loader, like for like', rival=rival, **compare_speed(seconds, f'{_ours}, {ours}', rival)) for rival, ours in _alike.items()]
+    return pd.DataFrame([row | dict(target=_targets.get((row['what'], row['rival']))) for row in rows])
+
 def tabulate(
     loaders:tuple, # from `time_loaders`
     networks:dict, # name → from `time_network`
@@ -134,7 +140,8 @@ def tabulate(
     "Gather all measurements in two tables."
     parts = {'loader': loaders} | {f'{part}, {name}': m[part] for part in ('step', 'epoch') for name, m in networks.items()}
     speeds = pd.concat({what: summarize_speed(*measured) for what, measured in parts.items()}, names=['what', 'path'])
-    return speeds, pd.concat([_compare(what, seconds) for what, (seconds, _) in parts.items()], ignore_index=True)
+    ratios = [_compare(what, seconds) for what, (seconds, _) in parts.items()]
+    return speeds, pd.concat([_compare_alike(loaders[0]), *ratios], ignore_index=True)
 
 def explain(
     measured:dict, # from `time_network`
@@ -166,9 +173,9 @@ def benchmark(
     set_seed(s.seed)
     with use_threads(s.n_threads or torch.get_num_threads()):
         loaders, networks, threads = time_loaders(s, store), {}, torch.get_num_threads()
-        for name in s.networks:
-            say(f'{perf_counter() - clock:6.1f} s  {name}')
-            networks[name] = time_network(s, store, name, out)
+        for name in ['', *s.networks]:                   # '': the loaders are done, no network yet
+            say(f"{perf_counter() - clock:6.1f} s  {name or 'loaders done'}")
+            if name: networks[name] = time_network(s, store, name, out)
             speeds, ratios = tabulate(loaders, networks)
             record = make_record('benchmark', s.model_dump(), s.changed(), describe(speeds, ratios, networks, threads), started, perf_counter() - clock, root,
                                  dict(split=read_crops_info(store)['splits']))

@@ -2,6 +2,7 @@
 import hashlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,8 @@ def test_stage_notebook(path, request):
     run_notebook(path, request)
 
 
-def start(out, **kwargs):
-    options = [w for k, v in OPTIONS.items() for w in (f"--{k}", str(v))]
+def start(out, crops=OPTIONS["crops"], **kwargs):
+    options = [w for k, v in (OPTIONS | dict(crops=crops)).items() for w in (f"--{k}", str(v))]
     return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
@@ -107,3 +108,20 @@ def test_full_disk_leaves_what_was_good(tmp_path):
     assert digest(out) == kept and not list(out.glob(".*")), "the good checkpoint is whole and nothing half-written is left"
     run = start(out)
     assert run.wait() == 0 and "going on after step" in run.stdout.read()
+
+
+def test_vanished_crop_is_harmless_or_named(tmp_path):
+    "A running training reads the decoded store and misses no file; a new one that has to decode says which is gone, and leaves what was good."
+    crops, out = tmp_path/"crops", tmp_path/"run"
+    shutil.copytree(ROOT/"outputs/sample/crops", crops)
+    lost = next(crops.glob("train/*/*.jpg"))
+    run = start(out, crops)
+    assert wait_until(run, lambda: n_epochs(out) >= 1)
+    lost.unlink()
+    assert run.wait() == 0, run.stdout.read()
+    kept = digest(out)
+    for decoded in crops.glob("decoded-*"): decoded.unlink()
+    again = start(out, crops)
+    said = again.communicate()[0]
+    assert again.returncode == 2 and lost.name in said and "cut the crops again" in said, said
+    assert digest(out) == kept
