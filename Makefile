@@ -13,7 +13,7 @@ PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing n
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
 	@mkdir -p $(SAMPLE)
-	@for stage in crop train evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) || exit 1; done
+	@for stage in crop train export evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) || exit 1; done
 	@echo "== result"
 	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-summary $(SAMPLE)/evaluate/record.json
 	@echo "notebooks  $(SAMPLE)/crop.ipynb  $(SAMPLE)/train.ipynb  $(SAMPLE)/evaluate.ipynb"

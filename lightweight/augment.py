@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from .crops import GREY
+from .image import GREY
 from .settings import Settings
 
 # %% ../nbs/07_augment.ipynb #c006

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['check_numbers', 'check_predictions', 'confusion', 'macro_f1', 'tabulate_classes', 'compute_metrics',
-           'count_per_photo', 'average_f1', 'bootstrap_scores', 'bootstrap_interval']
+           'count_per_photo', 'average_f1', 'bootstrap_scores', 'bootstrap_interval', 'bin_confidence',
+           'calibration_error', 'tabulate_sizes']
 
 # %% ../nbs/20_metrics.ipynb #c002
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 # %% ../nbs/20_metrics.ipynb #c005
@@ -148,3 +150,42 @@ def bootstrap_interval(
     scores = bootstrap_scores(targets, preds, photos, n_classes, n_resamples, seed)
     low, high = np.quantile(scores, [(1 - level)/2, (1 + level)/2])
     return float(low), float(high)
+
+# %% ../nbs/20_metrics.ipynb #c047
+def bin_confidence(
+    targets:Sequence[int], # true class numbers, shape (n,)
+    probs:np.ndarray, # probabilities, shape (n, n_classes), rows sum to 1
+    n_bins:int=10, # bins of equal width from 0 to 1
+)->list[dict]: # one row per bin that has crops: low, high (of the bin), n, confidence, accuracy (means, 0 … 1)
+    "Sort predictions by how sure they were, and see how often they were right."
+    probs = np.asarray(probs)
+    targets, preds = check_predictions(targets, probs.argmax(1), probs.shape[1])
+    confidence = probs.max(1)
+    bins = np.minimum((confidence*n_bins).astype(int), n_bins - 1)
+    return [dict(low=b/n_bins, high=(b + 1)/n_bins, n=int(m.sum()), confidence=float(confidence[m].mean()), accuracy=float((targets == preds)[m].mean()))
+            for b in np.unique(bins) for m in [bins == b]]
+
+def calibration_error(
+    bins:list[dict], # from `bin_confidence`
+)->float: # ECE, 0 … 1; 0 = the probabilities are honest
+    "Average the distance of confidence and accuracy over the crops."
+    n, gap = (np.array([f(b) for b in bins]) for f in (lambda b: b['n'], lambda b: abs(b['confidence'] - b['accuracy'])))
+    return float((n*gap).sum()/n.sum())
+
+# %% ../nbs/20_metrics.ipynb #c053
+def tabulate_sizes(
+    sides:Sequence[float], # long side of each object, pixels in the photo, shape (n,)
+    targets:Sequence[int], # true class numbers, shape (n,)
+    preds:Sequence[int], # predicted class numbers, shape (n,)
+    smallest:int=32, # upper edge of the first bin, pixels; the others double
+)->list[dict]: # one row per bin that has crops: size, n, accuracy, low, high (95 %, Wilson; takes crops for independent)
+    "Measure accuracy by the size of the object."
+    sides, right = np.asarray(sides, float), np.asarray(targets) == np.asarray(preds)
+    if len(sides) != len(right): raise ValueError(f'{len(sides)} sides but {len(right)} predictions; expected one each')
+    step = np.maximum(np.ceil(np.log2(np.maximum(sides, 1)/smallest) + 1e-12), 0).astype(int)   # a side of 32 begins the bin 32 to 64
+    rows = []
+    for i in np.unique(step):
+        hits, n, edge = int(right[step == i].sum()), int((step == i).sum()), smallest*2**int(i)
+        low, high = binomtest(hits, n).proportion_ci(method='wilson')
+        rows.append(dict(size=f'{edge//2} to {edge} px' if i else f'under {edge} px', n=n, accuracy=hits/n, low=float(low), high=float(high)))
+    return rows

@@ -8,7 +8,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLO
            'plot_box_sizes', 'plot_photos_per_batch', 'plot_boxes_per_photo', 'show_images', 'plot_examples',
            'cut_examples', 'plot_findings', 'plot_duplicates', 'plot_leak', 'plot_worth', 'mark_line', 'plot_history',
            'plot_lr', 'name_confusion', 'plot_confusion', 'plot_per_class', 'rank_answers', 'plot_worst',
-           'save_figures', 'save_tables']
+           'plot_reliability', 'plot_sizes', 'plot_corruptions', 'plot_latency', 'save_figures', 'save_tables']
 
 # %% ../nbs/42_report.ipynb #c002
 import io
@@ -26,8 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from PIL import Image
 
-from .coco import open_photo
-from .crops import cut_box
+from .image import cut_box, open_photo
 from .settings import write_atomically
 
 # %% ../nbs/42_report.ipynb #c005
@@ -448,6 +447,78 @@ def plot_worst(
                             'and below them the surest right answers')
 
 # %% ../nbs/42_report.ipynb #c076
+def plot_reliability(
+    bins:pd.DataFrame|Sequence[dict], # from `bin_confidence`: n, confidence, accuracy
+    ece:float, # expected calibration error, 0 … 1
+)->Figure:
+    "Set how sure the answers were beside how often they were right"
+    bins = pd.DataFrame(bins)
+    need_columns('bins', bins, ['n', 'confidence', 'accuracy'])
+    fig, [ax] = make_axes((5.6, 5))
+    ax.plot([0, 1], [0, 1], color=GREY, ls=':')
+    ax.plot(bins.confidence, bins.accuracy, color=BLUE, lw=1)
+    ax.scatter(bins.confidence, bins.accuracy, s=30 + 900*bins.n/bins.n.sum(), color=BLUE, alpha=.8, edgecolor='white')
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel='how sure: mean of the largest probability', ylabel='how often right')
+    ax.grid()
+    gap = float((bins.n*(bins.confidence - bins.accuracy)).sum()/bins.n.sum())
+    return write_title(fig, f'On average {abs(gap):.0%} too {"sure" if gap > 0 else "humble"}; calibration error {ece:.2f}')
+
+# %% ../nbs/42_report.ipynb #c079
+def plot_sizes(
+    table:pd.DataFrame|Sequence[dict], # from `tabulate_sizes`: size, n, accuracy, low, high
+)->Figure:
+    "Show accuracy by the size of the object, with intervals"
+    table = pd.DataFrame(table)
+    need_columns('table', table, ['size', 'n', 'accuracy', 'low', 'high'])
+    fig, [ax] = make_axes((8, 3.4))
+    ax.vlines(range(len(table)), table.low, table.high, color=BLUE, lw=2)
+    ax.plot(range(len(table)), table.accuracy, 'o', color=BLUE, ms=8, mec='white')
+    ax.set_xticks(range(len(table)), [f'{size}\n({n})' for size, n in zip(table['size'], table.n)])
+    ax.set(ylim=(0, 1.02), xlabel='long side of the object; in brackets: crops', ylabel='accuracy')
+    ax.grid(axis='y')
+    best, worst = table.loc[table.accuracy.idxmax()], table.loc[table.accuracy.idxmin()]
+    return write_title(fig, f'Best {best["size"]} ({best.accuracy:.0%} right), worst {worst["size"]} ({worst.accuracy:.0%})')
+
+# %% ../nbs/42_report.ipynb #c082
+def plot_corruptions(
+    table:pd.DataFrame, # from `measure_robustness`: corruption, strength, relative_f1
+)->Figure:
+    "Show the share of the F1 that is left, by kind and strength of corruption"
+    need_columns('table', table, ['corruption', 'strength', 'relative_f1'])
+    lines = table.pivot(index='strength', columns='corruption', values='relative_f1')
+    fig, [ax] = make_axes((8, 4))
+    for colour, kind in zip((BLUE, ORANGE, GREEN, PURPLE, VERMILION), lines):
+        ax.plot([0, *lines.index], [1, *lines[kind]], 'o-', color=colour, label=kind, mec='white')
+    ax.set(xlabel='strength; 0 = the picture as it is', ylabel='macro-F1, relative', ylim=(0, max(1.05, 1.02*lines.max().max())))
+    ax.grid(axis='y')
+    write_key(fig)
+    last = lines.iloc[-1].sort_values()
+    return write_title(fig, f'{last.index[0].capitalize()} hurts most: at its strongest {last.iloc[0]:.0%} of the F1 is left')
+
+# %% ../nbs/42_report.ipynb #c085
+def plot_latency(
+    table:pd.DataFrame, # index: variant; decode_ms, resize_ms, network_ms, path_ms, path_p90_ms
+    baseline:str='baseline', # the row that is the unit of time
+)->Figure:
+    "Stack the parts of the whole path of every variant, the quickest on top"
+    parts = dict(decode_ms=GREY, resize_ms=ORANGE, network_ms=BLUE)
+    need_columns('table', table, [*parts, 'path_ms', 'path_p90_ms'])
+    table = table.sort_values('path_ms')
+    fig, [ax] = make_axes((8, 1.8 + .36*len(table)))
+    left = np.zeros(len(table))
+    for part, colour in parts.items():
+        ax.barh(range(len(table)), table[part], left=left, color=colour, label=part.removesuffix('_ms'), height=.7)
+        left += table[part].to_numpy()
+    ax.plot(table.path_p90_ms, range(len(table)), '|', color='#333333', ms=12, label='whole path, 90th percentile')
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set(ylim=(len(table) - .4, -.6), xlabel='milliseconds an image (medians of the parts)')
+    ax.grid(axis='x')
+    write_key(fig)
+    first = table.index[0]
+    faster = f', {table.path_ms[baseline]/table.path_ms[first]:.1f} times as fast as the {baseline}' if baseline in table.index and first != baseline else ''
+    return write_title(fig, f'{first}: {table.path_ms[first]:.2f} ms from file to label{faster}')
+
+# %% ../nbs/42_report.ipynb #c088
 def save_figures(
     figures:dict[str, Figure], # file name without its ending → figure
     folder:Path|str, # made if it is not there

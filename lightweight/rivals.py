@@ -27,9 +27,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .crops import GREY
+from .image import GREY, resize_image
 from .speed import time_turns
-from .store import resize_image
 
 # %% ../nbs/44_rivals.ipynb #c007
 class PlainCrops(Dataset):

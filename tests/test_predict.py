@@ -1,0 +1,201 @@
+"An exported file is used in an environment without PyTorch: the answers are those of the environment it was made in."
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pytest
+from test_house import ROOT
+
+from lightweight.coco import read_coco
+from lightweight.crops import read_manifest
+from lightweight.predict import Predictor, list_images
+from lightweight.sample import make_sample
+
+
+def make(stage, *options):
+    "Run a stage of the checkout."
+    command = [sys.executable, "-c", f"from lightweight.{stage} import main; main()", *options]
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    "A sample of our own: photos, crops, a short training, the exported files."
+    folder = tmp_path_factory.mktemp("predict")
+    make_sample(folder/"sample", n_photos=40)
+    make("crop", "--annotations", folder/"sample/annotations.json", "--out", folder/"crops")
+    make("train", "--crops", folder/"crops", "--out", folder/"run", "--img_size", 32, "--epochs", 4)
+    make("export", "--run", folder/"run", "--formats", "[onnx, openvino]")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory):
+    "The folder of commands of a fresh environment with what `predict` needs and no more."
+    folder = tmp_path_factory.mktemp("bare")
+    source = folder/"checkout"                       # a copy, because building a wheel leaves folders where it is done
+    for name in ("lightweight", "setup.py", "settings.ini", "pyproject.toml", "README.md"):
+        copy = shutil.copytree if (ROOT/name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT/name, source/name)
+    start = time.perf_counter()
+    venv.create(folder/"venv", with_pip=True)
+    bin = folder/"venv"/("Scripts" if os.name == "nt" else "bin")
+    done = subprocess.run([bin/"python", "-m", "pip", "install", "--quiet", f"{source}[predict]"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(f"\nenvironment without PyTorch: {time.perf_counter() - start:.0f} s")
+    yield bin
+    shutil.rmtree(folder)                            # some 400 MB
+
+
+def predict(bare, *options, **kwargs):
+    "Run `lightweight-predict` there, in a folder that is not the checkout."
+    return subprocess.run([bare/"lightweight-predict", *map(str, options)], cwd=bare, capture_output=True, text=True, **kwargs)
+
+
+def read_table(text): return list(csv.DictReader(io.StringIO(text)))
+
+
+def model_of(made, name="model.onnx"): return made/"run/export"/name
+
+
+def test_no_torch_there(bare):
+    listed = json.loads(subprocess.run([bare/"python", "-m", "pip", "list", "--format", "json"], capture_output=True, text=True).stdout)
+    names = {p["name"].lower() for p in listed}
+    assert {"lightweight", "onnxruntime", "openvino"} <= names and not names & {"torch", "pandas", "fastai", "timm", "matplotlib"}
+    for module in ("torch", "pandas"):
+        done = subprocess.run([bare/"python", "-c", f"import {module}"], capture_output=True, text=True)
+        assert done.returncode == 1 and "ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("name, options", [("model.onnx", []), ("model.onnx", ["--batch", 7, "--threads", 2]), ("model.xml", []), ("model.xml", ["--precision", "bf16"])])
+def test_crops_get_the_answers_of_here(made, bare, name, options):
+    "Every valid crop, in the order of the names, with the same probabilities to the fourth decimal place."
+    crops = made/"crops/valid"
+    done = predict(bare, model_of(made, name), crops, *options)
+    assert done.returncode == 0, done.stderr
+    rows, here = read_table(done.stdout), Predictor(model_of(made, name), precision="bf16" if "bf16" in options else "f32")
+    assert [r["path"] for r in rows] == list_images(crops) and len(rows) == len(read_manifest(made/"crops", "valid"))
+    for row in rows:
+        answer = here(row["path"])
+        assert [float(row[f"p_{c}"]) for c in here.classes] == pytest.approx(list(answer.probabilities.values()), abs=1e-2 if here.model.precision == "bf16" else 1e-4)
+        ahead = sorted(answer.probabilities.values())[-1] - sorted(answer.probabilities.values())[-2]
+        assert row["label"] == answer.label or ahead < 1e-2
+    assert len({r["label"] for r in rows}) > 1, "a network that always says the same shows nothing"
+
+
+def test_coco_file_comes_back_labelled(made, bare, tmp_path):
+    "The annotations that can be used, with their ids and boxes, in the order of the file; those that cannot are told."
+    annotations, out = made/"sample/annotations.json", tmp_path/"labelled.json"
+    done = predict(bare, model_of(made), annotations, "--out", out)
+    assert done.returncode == 1 and done.stdout == "", "the sample holds faulty photos and boxes"
+    asked, told = json.loads(annotations.read_text()), json.loads(out.read_text())
+    assert len(told["annotations"]) + len(done.stderr.splitlines()) == len(asked["annotations"])
+    assert told["images"] == asked["images"]
+    kept = iter(asked["annotations"])
+    for a in told["annotations"]: assert any(a == b | {k: a[k] for k in ("category_id", "score")} for b in kept), a     # each is found after the one before
+    # the usual reader accepts the file, finds the objects it found before, and their labels are those of the crop files
+    before, after = read_coco(annotations).objects, read_coco(out, annotations.parent).objects
+    box = ["photo_id", "annotation_id", "x", "y", "w", "h"]
+    assert len(before.merge(after, on=box)) == len(before)
+    crops = read_manifest(made/"crops", "valid")
+    of_crops = {r["path"]: r["label"] for r in read_table(predict(bare, model_of(made), made/"crops/valid").stdout)}
+    both = crops.assign(said=[of_crops[str(made/"crops"/c)] for c in crops.crop]).merge(after, on=box, suffixes=("", "_told"))
+    assert len(both) == len(crops) and (both.said == both.category_told).mean() > 0.9, "the crops were saved as JPEG once more, no other difference"
+
+
+def test_photos_from_elsewhere(made, bare, tmp_path):
+    "`--photos` names the folder; without it no photo is found, and nothing is answered."
+    annotations = shutil.copy(made/"sample/annotations.json", tmp_path)
+    lost = predict(bare, model_of(made), annotations, "--format", "csv")
+    assert lost.returncode == 1 and len(read_table(lost.stdout)) == 0 and "there is no such file" in lost.stderr
+    found = predict(bare, model_of(made), annotations, "--format", "csv", "--photos", made/"sample")
+    beside = predict(bare, model_of(made), made/"sample/annotations.json", "--format", "csv")
+    assert found.stdout == beside.stdout and len(read_table(found.stdout)) > 100
+
+
+def test_unreadable_files_are_told_and_skipped(made, bare, tmp_path):
+    image = list_images(made/"crops/valid")[0]
+    words, half = tmp_path/"words.jpg", tmp_path/"half.jpg"
+    words.write_text("no picture")
+    half.write_bytes(Path(image).read_bytes()[:600])
+    done = predict(bare, model_of(made), words, image, half, tmp_path/"none.png", tmp_path/"model.onnx", "--format", "json")
+    assert done.returncode == 1 and [r["path"] for r in json.loads(done.stdout)] == [image]
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [str(p) for p in (words, half, tmp_path/"none.png", tmp_path/"model.onnx")]
+    assert predict(bare, model_of(made), image).returncode == 0
+
+
+@pytest.mark.parametrize("options, message", [
+    (["none.onnx", "x.jpg"], "there is no such file"), (["{model}"], "paths"), (["{model}", "x.jpg", "--format", "xml"], "invalid choice"),
+    (["{checkpoint}", "x.jpg"], "no runtime for '.safetensors'"), (["{model}", "none.json"], "none.json"), (["{model}", "x.jpg", "--precision", "bf16"], "is for OpenVINO")])
+def test_wrong_questions_end_with_two(made, bare, options, message):
+    filled = [o.format(model=model_of(made), checkpoint=made/"run/model.safetensors") for o in options]
+    done = predict(bare, *filled)
+    assert done.returncode == 2 and message in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_result_file_is_whole_or_not_there(made, bare, tmp_path):
+    "Killed half-way through, the command leaves the result of before and nothing else."
+    out, images = tmp_path/"answers.csv", list_images(made/"crops")
+    out.write_text("before")
+    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), *images*30, "--out", out])
+    time.sleep(1)
+    assert run.poll() is None, "over before it could be killed"
+    run.kill()
+    run.wait()
+    assert out.read_text() == "before" and list(tmp_path.iterdir()) == [out]
+    done = predict(bare, model_of(made), *images, "--out", out)
+    assert done.returncode == 0 and done.stdout == "" and len(read_table(out.read_text())) == len(images)
+
+
+def test_stream_is_answered_line_by_line(made, bare):
+    "The answer to a path comes before the next path is given."
+    images = list_images(made/"crops/valid")[:3]
+    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), "-", "--threads", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = [run.stdout.readline()]                                      # the header
+    for image in images:
+        run.stdin.write(image + "\n")
+        run.stdin.flush()
+        lines.append(run.stdout.readline())
+    rest, told = run.communicate("none.jpg\n")
+    assert run.returncode == 1 and rest == "" and told == "lightweight-predict: none.jpg: there is no such file\n"
+    assert "".join(lines) == predict(bare, model_of(made), *images).stdout
+
+
+def test_reader_may_leave(made, bare):
+    "`lightweight-predict … | head -1` ends quietly."
+    images = list_images(made/"crops")*20
+    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), *images], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.readline()
+    run.stdout.close()
+    told = run.stderr.read()
+    assert run.wait() == 1 and told == ""
+
+
+def seconds(*command, n=5):
+    "The best of several runs: what the machine needs when it is not busy with something else."
+    times = []
+    for _ in range(n):
+        start = time.perf_counter()
+        subprocess.run([str(c) for c in command], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_first_answer_comes_in_half_a_second(made, bare):
+    "From the start of a process to its first answer, beyond what Python itself needs to start."
+    image, python = list_images(made/"crops/valid")[0], seconds(bare/"python", "-c", "pass")
+    def beyond(name):
+        code = f"from lightweight.predict import Predictor; print(Predictor({str(model_of(made, name))!r})({image!r}).label)"
+        return seconds(bare/"python", "-c", code) - python
+    onnx, openvino = beyond("model.onnx"), beyond("model.xml")
+    print(f"\nfirst answer after {onnx:.2f} s with ONNX Runtime, {openvino:.2f} s with OpenVINO (Python itself: {python:.2f} s)")
+    assert onnx < 0.5
