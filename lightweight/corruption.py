@@ -19,7 +19,8 @@ from .metrics import macro_f1
 STRENGTHS = dict(blur=(.005, .01, .02, .03, .045), # sigma, as a share of the side
                  noise=(.03, .06, .09, .13, .18), # standard deviation, as a share of the range
                  jpeg=(60, 40, 25, 15, 8), # quality
-                 brightness=(.8, .6, .45, .3, .2)) # factor: it gets dark
+                 brightness=(.8, .6, .45, .3, .2), # factor: it gets dark
+                 contrast=(.7, .5, .35, .25, .15)) # factor: it gets grey
 
 def _blur(images, sigma):
     sigma = sigma*images.shape[-1]
@@ -31,7 +32,7 @@ def _noise(images, std, seed):
 
 def corrupt_images(
     images:torch.Tensor, # (n, 3, size, size), uint8
-    kind:str, # blur, noise, jpeg or brightness
+    kind:str, # blur, noise, jpeg, brightness or contrast
     strength:int, # 1 to 5; 0 = as they are
     seed:int=0, # of the noise
 )->torch.Tensor: # (n, 3, size, size), uint8
@@ -43,9 +44,9 @@ def corrupt_images(
     if kind == 'blur': return _blur(images, amount)
     if kind == 'noise': return _noise(images, amount, seed)
     if kind == 'jpeg': return torch.stack([F.jpeg(image, amount) for image in images])
-    return F.adjust_brightness(images, amount)
+    return F.adjust_brightness(images, amount) if kind == 'brightness' else F.adjust_contrast(images, amount)
 
-# %% ../nbs/27_corruption.ipynb #c012
+# %% ../nbs/27_corruption.ipynb #c014
 def measure_robustness(
     predict:Callable[[torch.Tensor], np.ndarray], # images (n, 3, size, size), uint8 → probabilities (n, classes)
     images:torch.Tensor, # (n, 3, size, size), uint8

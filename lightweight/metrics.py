@@ -159,6 +159,8 @@ def bin_confidence(
 )->list[dict]: # one row per bin that has crops: low, high (of the bin), n, confidence, accuracy (means, 0 … 1)
     "Sort predictions by how sure they were, and see how often they were right."
     probs = np.asarray(probs)
+    if probs.ndim != 2 or probs.min() < 0 or not np.allclose(probs.sum(1), 1, atol=.01):
+        raise ValueError(f'probs: shape {probs.shape}, from {probs.min():.3g} to {probs.max():.3g}; expected rows of probabilities that sum to 1, not scores')
     targets, preds = check_predictions(targets, probs.argmax(1), probs.shape[1])
     confidence = probs.max(1)
     bins = np.minimum((confidence*n_bins).astype(int), n_bins - 1)
@@ -172,7 +174,7 @@ def calibration_error(
     n, gap = (np.array([f(b) for b in bins]) for f in (lambda b: b['n'], lambda b: abs(b['confidence'] - b['accuracy'])))
     return float((n*gap).sum()/n.sum())
 
-# %% ../nbs/20_metrics.ipynb #c053
+# %% ../nbs/20_metrics.ipynb #c057
 def tabulate_sizes(
     sides:Sequence[float], # long side of each object, pixels in the photo, shape (n,)
     targets:Sequence[int], # true class numbers, shape (n,)

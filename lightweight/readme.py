@@ -55,7 +55,7 @@ def tabulate_evaluations(
 def _row(name, record):
     m = record['metrics']
     f, t, n = m['test'], {k: v['p50_ms'] for k, v in m['times_ms'].items()}, m['network']
-    return {'run': name, 'parameters': f"{n['parameters']:,}", 'MACs': f"{n['macs_m']:.1f} M",
+    return {'run': name, 'runs as': m.get('best', 'eager'), 'parameters': f"{n['parameters']:,}", 'MACs': f"{n['macs_m']:.1f} M",
             'test macro-F1 (95 %)': f"{f['macro_f1']:.3f} ({f['macro_f1_low']:.3f} to {f['macro_f1_high']:.3f})",
             'crops / photos': f"{f['n']} / {f['n_photos']}",
             'times as fast as the baseline, network': f"{t['baseline network']/t['network']:.1f}",

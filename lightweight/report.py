@@ -8,7 +8,8 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLO
            'plot_box_sizes', 'plot_photos_per_batch', 'plot_boxes_per_photo', 'show_images', 'plot_examples',
            'cut_examples', 'plot_findings', 'plot_duplicates', 'plot_leak', 'plot_worth', 'mark_line', 'plot_history',
            'plot_lr', 'name_confusion', 'plot_confusion', 'plot_per_class', 'rank_answers', 'plot_worst',
-           'plot_reliability', 'plot_sizes', 'plot_corruptions', 'plot_latency', 'save_figures', 'save_tables']
+           'plot_reliability', 'plot_sizes', 'spread_labels', 'plot_corruptions', 'plot_latency', 'save_figures',
+           'save_tables']
 
 # %% ../nbs/42_report.ipynb #c002
 import io
@@ -25,6 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 from .image import cut_box, open_photo
 from .settings import write_atomically
@@ -470,16 +472,27 @@ def plot_sizes(
     "Show accuracy by the size of the object, with intervals"
     table = pd.DataFrame(table)
     need_columns('table', table, ['size', 'n', 'accuracy', 'low', 'high'])
-    fig, [ax] = make_axes((8, 3.4))
+    fig, [ax] = make_axes((max(8, 1 + 1.25*len(table)), 3.4))
     ax.vlines(range(len(table)), table.low, table.high, color=BLUE, lw=2)
     ax.plot(range(len(table)), table.accuracy, 'o', color=BLUE, ms=8, mec='white')
     ax.set_xticks(range(len(table)), [f'{size}\n({n})' for size, n in zip(table['size'], table.n)])
-    ax.set(ylim=(0, 1.02), xlabel='long side of the object; in brackets: crops', ylabel='accuracy')
+    ax.set(ylim=(0, 1.02), xlim=(-.5, len(table) - .5), xlabel='long side of the object; in brackets: crops', ylabel='accuracy')
     ax.grid(axis='y')
     best, worst = table.loc[table.accuracy.idxmax()], table.loc[table.accuracy.idxmin()]
     return write_title(fig, f'Best {best["size"]} ({best.accuracy:.0%} right), worst {worst["size"]} ({worst.accuracy:.0%})')
 
 # %% ../nbs/42_report.ipynb #c082
+def spread_labels(
+    heights:Sequence[float], # where labels would be, in any order
+    gap:float, # least distance
+)->np.ndarray: # in the order of `heights`
+    "Move heights apart, together as little as can be"
+    order, steps = np.argsort(heights, kind='stable'), gap*np.arange(len(heights))
+    spread = np.empty(len(heights))
+    spread[order] = isotonic_regression(np.asarray(heights, float)[order] - steps).x + steps
+    return spread
+
+# %% ../nbs/42_report.ipynb #c084
 def plot_corruptions(
     table:pd.DataFrame, # from `measure_robustness`: corruption, strength, relative_f1
 )->Figure:
@@ -487,15 +500,16 @@ def plot_corruptions(
     need_columns('table', table, ['corruption', 'strength', 'relative_f1'])
     lines = table.pivot(index='strength', columns='corruption', values='relative_f1')
     fig, [ax] = make_axes((8, 4))
-    for colour, kind in zip((BLUE, ORANGE, GREEN, PURPLE, VERMILION), lines):
-        ax.plot([0, *lines.index], [1, *lines[kind]], 'o-', color=colour, label=kind, mec='white')
-    ax.set(xlabel='strength; 0 = the picture as it is', ylabel='macro-F1, relative', ylim=(0, max(1.05, 1.02*lines.max().max())))
+    if lines.isna().any(axis=None): ax.axis('off'); return write_title(fig, 'There was no F1 to lose')
+    last, top = lines.iloc[-1], max(1.05, 1.02*lines.max().max())
+    for colour, kind, y in zip((BLUE, ORANGE, GREEN, PURPLE, VERMILION, GREY), lines, spread_labels(last, .06*top)):
+        ax.plot([0, *lines.index], [1, *lines[kind]], 'o-', color=colour, mec='white')
+        ax.text(1.01, y, kind, color=colour, va='center', transform=ax.get_yaxis_transform())
+    ax.set(xlabel='strength; 0 = the picture as it is', ylabel='macro-F1, relative', ylim=(0, top))
     ax.grid(axis='y')
-    write_key(fig)
-    last = lines.iloc[-1].sort_values()
-    return write_title(fig, f'{last.index[0].capitalize()} hurts most: at its strongest {last.iloc[0]:.0%} of the F1 is left')
+    return write_title(fig, f'{last.idxmin().capitalize()} hurts most: at its strongest {last.min():.0%} of the F1 is left')
 
-# %% ../nbs/42_report.ipynb #c085
+# %% ../nbs/42_report.ipynb #c087
 def plot_latency(
     table:pd.DataFrame, # index: variant; decode_ms, resize_ms, network_ms, path_ms, path_p90_ms
     baseline:str='baseline', # the row that is the unit of time
@@ -518,7 +532,7 @@ def plot_latency(
     faster = f', {table.path_ms[baseline]/table.path_ms[first]:.1f} times as fast as the {baseline}' if baseline in table.index and first != baseline else ''
     return write_title(fig, f'{first}: {table.path_ms[first]:.2f} ms from file to label{faster}')
 
-# %% ../nbs/42_report.ipynb #c088
+# %% ../nbs/42_report.ipynb #c090
 def save_figures(
     figures:dict[str, Figure], # file name without its ending → figure
     folder:Path|str, # made if it is not there
