@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET', 'STRUCTURES', 'LITE0', 'models_folder', 'list_networks', 'list_torchvision', 'split_name', 'normalization',
            'WholeNetwork', 'CutNetwork', 'count_channels', 'split_blocks', 'cut_network', 'read_weights',
-           'load_weights', 'find_lite0', 'fetch_weights', 'build_network', 'rebuild_network', 'update_recipe']
+           'load_weights', 'find_lite0', 'fetch_weights', 'build_network', 'rebuild_network', 'list_blocks',
+           'drop_blocks', 'read_width', 'list_widths', 'narrow_network', 'update_recipe']
 
 # %% ../nbs/12_zoo.ipynb #c002
 import difflib
@@ -319,23 +320,134 @@ def build_network(
     return net
 
 # %% ../nbs/12_zoo.ipynb #c030
+_fields = ('name', 'n_classes', 'cut', 'head_width', 'dropout', 'genotype', 'dropped', 'widths')
+
+def _check_recipe(recipe):
+    "Refuse a recipe with fields that mean nothing, that are missing or that contradict each other."
+    for key in recipe:
+        if key not in _fields: raise ValueError(f'recipe: unknown field {key!r}{suggest(key, _fields)}')
+    if missing := [k for k in _fields[:2] if k not in recipe]: raise ValueError(f"recipe: missing {', '.join(missing)}")
+    for key in _fields[-2:]:
+        if 'genotype' in recipe and key in recipe: raise ValueError(f'recipe: {key} says again what the genotype says; leave one of them out')
+
 def rebuild_network(
     recipe:dict, # the `.recipe` of a network, from JSON say
 )->nn.Module: # same tensors' names and shapes, first weights
     "Build a network again from its recipe, without weights."
-    recipe = dict(recipe)
-    known = ('name', 'n_classes', 'cut', 'head_width', 'dropout', 'genotype')
-    for key in recipe:
-        if key not in known: raise ValueError(f'recipe: unknown field {key!r}{suggest(key, known)}')
-    if missing := [k for k in known[:2] if k not in recipe]: raise ValueError(f"recipe: missing {', '.join(missing)}")
-    if 'genotype' not in recipe: return build_network(**recipe)
-    net = make_network(parse_genotype(recipe['genotype'], f"recipe of {recipe['name']}"), recipe['n_classes'])
+    _check_recipe(recipe)
+    if 'genotype' in recipe:
+        net = make_network(parse_genotype(recipe['genotype'], f"recipe of {recipe['name']}"), recipe['n_classes'])
+        net.recipe = dict(recipe)
+        return net
+    net = build_network(**{k: v for k, v in recipe.items() if k not in _fields[-2:]})
+    drop_blocks(net, recipe.get('dropped', ()))
+    if 'widths' in recipe: narrow_network(net, recipe['widths'])
+    return net
+
+# %% ../nbs/12_zoo.ipynb #c034
+def list_blocks(
+    net:nn.Module, # any of this page
+)->dict[str, nn.Module]: # path → block, in the order of use: the first is number 1, as `cut` counts
+    "List the blocks of a network."
+    if isinstance(net, Network):
+        layers = list(net.layers)
+        blocks = layers[1:[type(m) for m in layers].index(GlobalPool)]
+    else: blocks = list(net.blocks) if isinstance(net, CutNetwork) else split_blocks(net.net)[1]
+    paths = {id(m): path for path, m in net.named_modules()}
+    return {paths[id(b)]: b for b in blocks}
+
+def _pick_blocks(net, numbers):
+    "Paths of some blocks, by number."
+    paths = list(list_blocks(net)) if numbers else []
+    if wrong := [n for n in numbers if type(n) is not int or not 1 <= n <= len(paths)]:
+        raise ValueError(f'dropped: there is no block {wrong[0]!r}; this network has 1 to {len(paths)}')
+    return [paths[n-1] for n in numbers]
+
+def drop_blocks(
+    net:nn.Module, # changed in place, its recipe too
+    numbers:list[int], # from 1; a block must give the shape it takes, which is not looked at here
+)->nn.Module: # the same network
+    "Take blocks out: a network of ours closes up and its blocks are numbered anew, one of others has gaps."
+    paths = _pick_blocks(net, numbers)
+    if isinstance(net, Network):
+        net.layers = nn.Sequential(*[m for path, m in net.layers.named_children() if f'layers.{path}' not in paths])
+        return update_recipe(net) if paths else net
+    for path in paths: net.set_submodule(path, nn.Identity())
+    there, recipe = dict(net.named_modules()), dict(net.recipe)
+    if paths: recipe['dropped'] = sorted({*recipe.get('dropped', ()), *numbers})
+    if 'widths' in recipe: recipe['widths'] = {path: width for path, width in recipe['widths'].items() if path in there}
     net.recipe = recipe
     return net
 
+# %% ../nbs/12_zoo.ipynb #c036
+def read_width(
+    m:nn.Module, # any
+)->list[int]|None: # [out, in] of convolutions and linear maps, [channels] of batch norms, None for all others
+    "Say how wide a layer is."
+    if isinstance(m, nn.Conv2d): return [m.out_channels, m.in_channels]
+    if isinstance(m, nn.Linear): return [m.out_features, m.in_features]
+    return [m.num_features] if isinstance(m, nn.modules.batchnorm._BatchNorm) else None
+
+def list_widths(
+    net:nn.Module, # any
+)->dict[str, list[int]]: # path → width, for the layers that have one
+    "Say how wide each layer is."
+    return {path: width for path, m in net.named_modules() if (width := read_width(m))}
+
+def _new_groups(m, width):
+    "Groups of a narrower convolution: a depthwise one stays depthwise."
+    groups = getattr(m, 'groups', 1)
+    return width[1] if groups > 1 and groups == m.in_channels else groups
+
+def _check_width(path, m, width):
+    "Refuse a width that a layer cannot have."
+    whole = None if m is None else read_width(m)
+    if whole is None: raise ValueError(f'recipe, widths: {path!r} is not a convolution, a linear map or a batch norm of this network')
+    if not isinstance(width, list) or len(width) != len(whole) or any(type(n) is not int for n in width):
+        raise ValueError(f'recipe, widths, {path}: {width!r} should be {"[out, in]" if len(whole) == 2 else "[channels]"}')
+    if not all(1 <= n <= most for n, most in zip(width, whole)):
+        raise ValueError(f'recipe, widths, {path}: {width} should lie between 1 and {whole}, the widths of the whole network')
+    if any(n % _new_groups(m, width) for n in width):
+        raise ValueError(f'recipe, widths, {path}: {width} cannot be shared by {_new_groups(m, width)} groups')
+
+def _narrow(m, width):
+    "Keep the first channels of a layer."
+    groups, shape = _new_groups(m, width), list(width)
+    if isinstance(m, nn.Conv2d): m.groups, m.out_channels, m.in_channels = groups, *width
+    elif isinstance(m, nn.Linear): m.out_features, m.in_features = width
+    else: m.num_features = width[0]
+    if len(shape) == 2: shape[1] //= groups
+    first = lambda t: t.detach()[tuple(slice(n) for n in shape[:t.ndim])].clone()
+    for name, p in list(m.named_parameters(recurse=False)): setattr(m, name, nn.Parameter(first(p)))
+    for name, b in list(m.named_buffers(recurse=False)): setattr(m, name, first(b))
+
+def narrow_network(
+    net:nn.Module, # of timm or torchvision, whole or cut; changed in place, its recipe too
+    widths:dict[str, list[int]], # path → width, of the layers that become narrower
+)->nn.Module: # the same network, each layer with the first of its weights
+    "Give layers other widths."
+    modules = dict(net.named_modules())
+    for path, width in widths.items(): _check_width(path, modules.get(path), width)
+    for path, width in widths.items(): _narrow(modules[path], width)
+    net.recipe = {**net.recipe, 'widths': widths}
+    return net
+
+# %% ../nbs/12_zoo.ipynb #c038
+def _find_widths(net):
+    "The recipe of a library's network with the widths it has now."
+    recipe = {k: v for k, v in net.recipe.items() if k != 'widths'}
+    with torch.random.fork_rng(devices=[]): whole = rebuild_network(recipe)
+    then = list_widths(whole)
+    widths = {path: width for path, width in list_widths(net).items() if then.get(path) != width}
+    if widths: narrow_network(whole, widths)
+    if fault := find_mismatch(net.state_dict(), whole.state_dict()):
+        raise ValueError(f'a recipe cannot tell this network: {fault}')
+    return whole.recipe
+
 def update_recipe(
-    net:Network, # one of our own whose widths were changed in place, by pruning say
+    net:nn.Module, # of this page; its widths were changed in place, by pruning say
 )->nn.Module: # the same network
     "Write the widths a network has now into its recipe."
-    net.recipe = {**net.recipe, 'genotype': to_dict(to_genotype(net, net.recipe['name']))}
+    if isinstance(net, Network): net.recipe = {**net.recipe, 'genotype': to_dict(to_genotype(net, net.recipe['name']))}
+    else: net.recipe = _find_widths(net)
     return net

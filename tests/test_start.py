@@ -1,0 +1,60 @@
+"A run that starts from a checkpoint: a pruned network is trained on, and what cannot be together is refused."
+import pytest
+from test_house import ROOT
+
+from lightweight.crop import CropSettings, crop
+from lightweight.pruning import prune_blocks, prune_network
+from lightweight.records import hash_file
+from lightweight.train import TrainSettings, train
+from lightweight.training import load_checkpoint, read_checkpoint_info, save_checkpoint
+from lightweight.zoo import list_widths
+
+QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    "The checkpoint of a short run with half of its channels and one block less."
+    folder = tmp_path_factory.mktemp("start")
+    crop(CropSettings(), ROOT)
+    train(TrainSettings(network="timm:tf_efficientnet_lite0", cut=3, out=str(folder/"whole"), **QUICK), ROOT, say=lambda line: None)
+    network, info = load_checkpoint(folder/"whole/model.safetensors")
+    return save_checkpoint(folder/"pruned/model.safetensors", prune_network(prune_blocks(network, [3]), 0.5), info)
+
+
+def test_pruned_network_is_trained_on(pruned, tmp_path):
+    lines, (before, _) = [], load_checkpoint(pruned)
+    settings = TrainSettings(start=str(pruned), out=str(tmp_path/"tuned"), lr=1e-9, **QUICK | dict(img_size=64))
+    result = train(settings, ROOT, say=lines.append)
+    after, info = load_checkpoint(tmp_path/"tuned/model.safetensors")
+    assert list_widths(after) == list_widths(before) and after.recipe == before.recipe and after.recipe["dropped"] == [3]
+    weights = dict(before.named_parameters())
+    assert all(p.allclose(weights[name], atol=1e-5) for name, p in after.named_parameters())    # its weights, hardly moved
+    assert info["mean"] == read_checkpoint_info(pruned)["mean"] == [0.5] * 3                    # and its normalisation
+    assert result.record["hashes"]["start"] == info["start"]["checkpoint"] == hash_file(pruned)
+    assert "start was trained at 32 px, this run at 64 px" in lines and not any("another split" in line for line in lines)
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(network="sampler"), "network = 'sampler'"), (dict(cut=2), "cut = 2"), (dict(pretrained=True), "pretrained = True"),
+    (dict(dropout=0.1), "dropout = 0.1"), (dict(head_width=8), "head_width = 8")])
+def test_a_start_has_its_own_network(pruned, tmp_path, options, message):
+    with pytest.raises(ValueError, match=f"{message}: start = .* has its own network"):
+        train(TrainSettings(start=str(pruned), out=str(tmp_path/"run"), **options, **QUICK), ROOT)
+
+
+def test_a_start_that_cannot_be(pruned, tmp_path):
+    with pytest.raises(ValueError, match="lies in out"): train(TrainSettings(start=str(pruned), out=str(pruned.parent)), ROOT)
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"): train(TrainSettings(start=str(tmp_path/"none.safetensors"), out=str(tmp_path/"run")), ROOT)
+    network, info = load_checkpoint(pruned)
+    other = save_checkpoint(tmp_path/"other.safetensors", network, info | dict(classes=list("abcdef"), split="another"))
+    with pytest.raises(ValueError, match="knows the classes a, b, c, d, e, f; the crops have"):
+        train(TrainSettings(start=str(other), out=str(tmp_path/"run"), **QUICK), ROOT)
+    assert not (tmp_path/"run").exists()
+
+
+def test_another_split_is_told(pruned, tmp_path):
+    network, info = load_checkpoint(pruned)
+    moved, lines = save_checkpoint(tmp_path/"moved.safetensors", network, info | dict(split="another")), []
+    train(TrainSettings(start=str(moved), out=str(tmp_path/"run"), **QUICK), ROOT, say=lines.append)
+    assert lines[0].startswith("start was trained on another split")
