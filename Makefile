@@ -1,4 +1,4 @@
-# make run · make test · make lab · make clean    (each builds .venv when it is not there)
+# make run · make test · make lab · make tune · make dashboard · make clean    (each builds .venv when it is not there)
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLE := outputs/sample
@@ -8,7 +8,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^$$/d'
 
-.PHONY: run test test-slow readme lab clean
+.PHONY: run test test-slow readme lab tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
@@ -30,6 +30,18 @@ test-slow: .venv/installed
 readme: .venv/installed
 	$(BIN)/nbdev_export
 	$(BIN)/lightweight-readme
+
+# make tune FILE=configs/tune/taco.yaml WORKERS=2: one search, several processes on this machine, a thread each.
+WORKERS ?= 1
+tune: .venv/installed
+	@test -n "$(FILE)" || { echo "which search? make tune FILE=configs/tune/taco.yaml WORKERS=2"; exit 2; }
+	@pids=; for i in $$(seq $(WORKERS)); do OMP_NUM_THREADS=1 $(BIN)/lightweight-tune -f $(FILE) & pids="$$pids $$!"; done; \
+	    bad=0; for pid in $$pids; do wait $$pid || bad=$$?; done; exit $$bad
+
+# make dashboard STUDY=outputs/taco/tune/study.log, or the address of a database: look at a search while it runs.
+dashboard: .venv/installed
+	@test -n "$(STUDY)" || { echo "which study? make dashboard STUDY=outputs/taco/tune/study.log"; exit 2; }
+	$(BIN)/optuna-dashboard "$(STUDY)"
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

@@ -1082,6 +1082,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lightweight.teach.build_student': ('teach.html#build_student', 'lightweight/teach.py'),
                                    'lightweight.teach.main': ('teach.html#main', 'lightweight/teach.py'),
                                    'lightweight.teach.open_teacher': ('teach.html#open_teacher', 'lightweight/teach.py'),
+                                   'lightweight.teach.pick_decisive': ('teach.html#pick_decisive', 'lightweight/teach.py'),
                                    'lightweight.teach.teach': ('teach.html#teach', 'lightweight/teach.py')},
             'lightweight.tracking': { 'lightweight.tracking.JsonLines': ('tracking.html#jsonlines', 'lightweight/tracking.py'),
                                       'lightweight.tracking.JsonLines.__init__': ( 'tracking.html#jsonlines.__init__',

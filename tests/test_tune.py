@@ -1,0 +1,255 @@
+"Searches with several workers: every plan is done exactly once, whoever dies; and what a search leaves can be trained and looked at."
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_house import ROOT
+
+BIN = Path(sys.executable).parent
+QUIET = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def find_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(moment, seconds=240, pause=0.1):
+    end = time.time() + seconds
+    while not (found := moment()):
+        assert time.time() < end, "the moment never came"
+        time.sleep(pause)
+    return found
+
+
+def stop(process):
+    process.terminate()
+    process.wait()
+
+
+# ---- a real database server -------------------------------------------------------------------------------------------------
+
+def as_postgres(*command):
+    "PostgreSQL refuses to run as root; Debian's package brings a user of its own."
+    return ["runuser", "-u", "postgres", "--", *map(str, command)] if os.getuid() == 0 else list(map(str, command))
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    "The address of an empty database, or None where PostgreSQL is not installed."
+    if not POSTGRES:
+        assert not os.environ.get("LIGHTWEIGHT_WANT_POSTGRESQL"), "PostgreSQL was to be installed and is not"
+        yield None
+        return
+    folder, port, programs = Path(tempfile.mkdtemp(dir="/tmp")), find_port(), POSTGRES[-1].parent
+    if os.getuid() == 0: shutil.chown(folder, "postgres")
+    run = lambda *command: subprocess.run(as_postgres(*command), check=True, capture_output=True, cwd="/tmp")
+    run(programs/"initdb", "-D", folder/"data", "-U", "postgres", "-A", "trust", "--no-sync")
+    options = f"-p {port} -k {folder} -c listen_addresses=localhost -c fsync=off"
+    subprocess.run(as_postgres(programs/"pg_ctl", "-D", folder/"data", "-l", folder/"log", "-o", options, "-w", "start"), check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp")
+    try: yield f"postgresql://postgres@localhost:{port}/postgres"
+    finally:
+        run(programs/"pg_ctl", "-D", folder/"data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def name_storage(postgres):
+    if postgres: return postgres
+    warnings.warn("PostgreSQL is not installed (apt-get install postgresql): the journal file was used instead", stacklevel=2)
+    return "journal"
+
+
+# ---- the list, with a work that takes no time -------------------------------------------------------------------------------
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from lightweight.study import Queue, make_sampler, open_storage, open_study, work
+where, folder = sys.argv[1], Path(sys.argv[2])
+storage = open_storage(where, folder, folder)
+study, created = open_study(storage, 'race', ['minimize'], {'x': 1})
+queue = Queue(study, storage, range(30))
+if created:
+    for plan in queue.plans: queue.plant(plan)
+def do(trial):
+    with open(folder/'done.txt', 'a') as f: f.write(f"{trial.user_attrs['plan']}\\n")
+    time.sleep(.02)
+    return [trial.suggest_float('x', 0, 1)]
+work(queue, do, lambda plan: make_sampler('random', plan), pause=.1)
+"""
+
+
+@pytest.fixture
+def storages(postgres, tmp_path):
+    "Makes the address of an empty storage of a kind."
+    servers = []
+
+    def make(kind):
+        if kind == "postgresql": return postgres or pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+        if kind != "grpc": return dict(journal="journal", sqlite="sqlite:///study.db")[kind]
+        if not importlib.util.find_spec("grpc"): pytest.skip("grpcio is not installed: pip install -e '.[grpc]'")
+        port = find_port()
+        code = ("from optuna.storages import *; from lightweight.study import *; "   # the line that the study page gives
+                f"run_grpc_proxy_server(open_database('sqlite:///{tmp_path}/study.db'), host='localhost', port={port})")
+        servers.append(subprocess.Popen([sys.executable, "-c", code], **QUIET))
+        return f"grpc://localhost:{port}"
+    yield make
+    for server in servers: stop(server)
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql", "grpc"])
+def test_two_workers_do_every_plan_once(kind, storages, tmp_path):
+    where = storages(kind)
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, where, str(tmp_path)], **QUIET) for _ in range(2)]
+    said = [w.communicate(timeout=180)[0] for w in workers]
+    assert [w.returncode for w in workers] == [0, 0], said
+    assert sorted(map(int, (tmp_path/"done.txt").read_text().split())) == list(range(30))
+
+
+# ---- real trials ------------------------------------------------------------------------------------------------------------
+
+def start(out, **options):
+    base = dict(study="test", out=out, crops="outputs/sample/crops", space="tight", img_sizes="[32]", n_trials=4, n_long=0, variant="torchscript",
+                baseline="tiny", baseline_size=64)
+    words = [w for k, v in (base | options).items() for w in (f"--{k}", str(v))]
+    return subprocess.Popen([sys.executable, "-c", "from lightweight.tune import main; main()", *words], **QUIET)
+
+
+def finish(*workers):
+    said = [w.communicate(timeout=400)[0] for w in workers]
+    assert all(w.returncode == 0 for w in workers), said
+    return said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crops():
+    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight-crop"], cwd=ROOT, check=True)
+
+
+def watch_trials(where, out):
+    "Looks at the trials of a study from outside, again and again."
+    import optuna
+
+    from lightweight.study import open_storage
+    storage = open_storage(where, out, ROOT)
+
+    def read():
+        try: return optuna.load_study(study_name="test", storage=storage).get_trials()
+        except KeyError: return []      # nobody has created it yet
+    return read
+
+
+def read_history(out, plan):
+    path = out/f"trials/{plan:04d}/short/history.csv"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_killed_worker_loses_nothing(postgres, tmp_path):
+    "Two workers; one is killed in the middle of a trial; the other notices, resumes the training from its checkpoint, and finishes the list."
+    where, out, epochs = name_storage(postgres), tmp_path/"tune", 12
+    options = dict(storage=where, epochs=epochs, pruner="none", patience=8)
+    victim, other, read = start(out, **options), start(out, **options), watch_trials(where, out)
+
+    def in_the_middle():
+        assert victim.poll() is None and other.poll() is None, (victim.stdout.read(), other.stdout.read())
+        mine = [t for t in read() if t.state.name == "RUNNING" and t.user_attrs.get("worker") == victim.pid]
+        return next((t for t in mine if 3 <= len(read_history(out, t.user_attrs["plan"])) <= epochs//2), None)
+    trial = wait_for(in_the_middle)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    plan, before = trial.user_attrs["plan"], read_history(out, trial.user_attrs["plan"])
+    assert len(before) < epochs, "the kill came too late to be one in the middle"
+    finish(other)
+
+    trials = read()
+    complete = [t for t in trials if t.state.name == "COMPLETE"]
+    assert Counter(t.user_attrs["plan"] for t in complete) == Counter(range(4)), "each plan is complete exactly once"
+    [lost] = [t for t in trials if t.state.name == "FAIL"]
+    assert lost.number == trial.number and lost.user_attrs["why"] == "no sign of life for 8 s"
+    [again] = [t for t in complete if t.user_attrs["plan"] == plan]
+    assert again.user_attrs["attempt"] == 2 and again.user_attrs["worker"] == other.pid and again.params == lost.params
+    after = read_history(out, plan)
+    # a history row holds the seconds its epoch took: the same to the last digit, so these epochs were not trained again
+    assert after[:len(before) - 1] == before[:-1] and len(after) == epochs + 1
+    assert again.user_attrs["epochs_done"] == epochs and not list(out.glob("trials/*/short/resume-*")), "nothing is left to resume"
+
+    done = subprocess.run([BIN/"lightweight-train", "-f", out/"chosen/train.yaml", "--epochs", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and (out/"chosen/train/model.safetensors").exists(), done.stderr
+
+
+def test_poor_trials_are_stopped_early(tmp_path):
+    out = tmp_path/"tune"
+    finish(start(out, n_trials=8, epochs=4, sampler="random"))
+    trials = watch_trials("journal", out)()
+    pruned = [t for t in trials if t.state.name == "PRUNED"]
+    assert len(trials) == 8 and 0 < len(pruned) < 8
+    assert all(t.user_attrs["epochs_done"] < 4 and len(read_history(out, t.user_attrs["plan"])) == t.user_attrs["epochs_done"] + 1 for t in pruned)
+    assert all(t.user_attrs["epochs_done"] == 4 for t in trials if t not in pruned)
+    counts = json.loads((out/"record.json").read_text())["metrics"]["counts"]
+    assert counts["stopped_early"] == len(pruned) and counts["trained"] == 8 - len(pruned)
+    other = start(out, epochs=5)
+    said = other.communicate(timeout=100)[0]
+    assert other.returncode == 2 and "was begun with epochs = 4, now 5" in said, said
+
+
+def test_what_is_over_budget_is_never_trained(tmp_path):
+    out = tmp_path/"tune"
+    finish(start(out, space="published", objective="pareto", sampler="nsga2", population=4, n_trials=8, max_parameters=300_000, n_long=2, long_epochs=2))
+    trials, record = watch_trials("journal", out)(), json.loads((out/"record.json").read_text())["metrics"]
+    over = [t for t in trials if t.user_attrs["parameters"] > 300_000]
+    assert {t.state.name for t in trials} == {"COMPLETE"} and 0 < len(over) < 8
+    assert all(t.constraints["parameters"] == pytest.approx(t.user_attrs["parameters"]/300_000 - 1) and t.values[0] == 0 for t in over)
+    assert not any((out/f"trials/{t.user_attrs['plan']:04d}/short").exists() for t in over)
+    assert all((out/f"front/{row['plan']:04d}/{name}.yaml").exists() for row in record["front"] for name in ("network", "train"))
+    assert record["fidelity"]["n"] == 2 and record["counts"]["over_budget"] == len(over) and record["chosen"][0]["parameters"] <= 300_000
+    assert {f.name for f in out.glob("crops/*")} >= {"crops.json", "manifest.csv"} and ",test," not in (out/"crops/manifest.csv").read_text()
+
+
+# ---- the dashboard ----------------------------------------------------------------------------------------------------------
+
+def test_dashboard_shows_a_study(tmp_path):
+    "optuna-dashboard on a journal, in a real browser."
+    chromium = shutil.which("chromium")
+    missing = [name for name, there in dict(chromium=chromium, playwright=importlib.util.find_spec("playwright"), optuna_dashboard=(BIN/"optuna-dashboard").exists()).items() if not there]
+    if missing: pytest.skip(f"{', '.join(missing)} is not installed")
+    from playwright.sync_api import sync_playwright
+
+    from lightweight.study import Queue, open_journal, open_study, work
+    storage = open_journal(tmp_path/"study.log")
+    queue = Queue(open_study(storage, "shown", ["maximize", "minimize"], {})[0], storage, range(5))
+    for plan in queue.plans: queue.plant(plan)
+    work(queue, lambda trial: [trial.suggest_float("lr", 0, 1), trial.suggest_int("width", 8, 64)])
+    port = find_port()
+    server = subprocess.Popen([BIN/"optuna-dashboard", tmp_path/"study.log", "--port", str(port)], **QUIET)
+    try:
+        def answers():
+            try: return urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard", timeout=5).status == 200
+            except OSError: return False
+        wait_for(answers, 60)
+        with sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page, errors = browser.new_page(), []
+            page.on("pageerror", lambda e: errors.append(str(e)))
+            page.goto(f"http://127.0.0.1:{port}/dashboard")
+            page.get_by_text("shown").first.click()
+            page.get_by_text("Hyperparameter Importance").first.wait_for(timeout=60_000)
+            page.goto(f"http://127.0.0.1:{port}/dashboard/studies/0/trials")
+            page.get_by_text("Trial 4").first.wait_for(timeout=60_000)
+            browser.close()
+        assert not errors, errors
+    finally: stop(server)
