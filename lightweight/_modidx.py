@@ -347,6 +347,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lightweight.evaluate.summary_main': ('evaluate.html#summary_main', 'lightweight/evaluate.py'),
                                       'lightweight.evaluate.tabulate_times': ('evaluate.html#tabulate_times', 'lightweight/evaluate.py'),
                                       'lightweight.evaluate.time_all': ('evaluate.html#time_all', 'lightweight/evaluate.py'),
+                                      'lightweight.evaluate.to_pixels': ('evaluate.html#to_pixels', 'lightweight/evaluate.py'),
                                       'lightweight.evaluate.write_result': ('evaluate.html#write_result', 'lightweight/evaluate.py')},
             'lightweight.export': { 'lightweight.export.ExportResult': ('export.html#exportresult', 'lightweight/export.py'),
                                     'lightweight.export.ExportSettings': ('export.html#exportsettings', 'lightweight/export.py'),

@@ -64,7 +64,7 @@ def distil_loss(
 class Teacher(nn.Module):
     "A network that answers batches made for another one; it never learns."
     def __init__(self,
-        network:nn.Module, # gives the answer
+        network:nn.Module, # gives the answer; is frozen
         size:int, # side of the images it learnt with, pixels
         mean:Sequence[float], # of its normalisation, per channel, in [0, 1]
         std:Sequence[float], # likewise

@@ -463,11 +463,12 @@ def plot_reliability(
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel='how sure: mean of the largest probability', ylabel='how often right')
     ax.grid()
     gap = float((bins.n*(bins.confidence - bins.accuracy)).sum()/bins.n.sum())
-    return write_title(fig, f'On average {abs(gap):.0%} too {"sure" if gap > 0 else "humble"}; calibration error {ece:.2f}')
+    return write_title(fig, f'On average {100*abs(gap):.0f} points too {"sure" if gap > 0 else "humble"}; calibration error {ece:.2f}')
 
 # %% ../nbs/42_report.ipynb #c079
 def plot_sizes(
     table:pd.DataFrame|Sequence[dict], # from `tabulate_sizes`: size, n, accuracy, low, high
+    enough:int=20, # crops that a size must have to be named in the title
 )->Figure:
     "Show accuracy by the size of the object, with intervals"
     table = pd.DataFrame(table)
@@ -478,7 +479,8 @@ def plot_sizes(
     ax.set_xticks(range(len(table)), [f'{size}\n({n})' for size, n in zip(table['size'], table.n)])
     ax.set(ylim=(0, 1.02), xlim=(-.5, len(table) - .5), xlabel='long side of the object; in brackets: crops', ylabel='accuracy')
     ax.grid(axis='y')
-    best, worst = table.loc[table.accuracy.idxmax()], table.loc[table.accuracy.idxmin()]
+    told = table[table.n >= enough] if (table.n >= enough).any() else table
+    best, worst = told.loc[told.accuracy.idxmax()], told.loc[told.accuracy.idxmin()]
     return write_title(fig, f'Best {best["size"]} ({best.accuracy:.0%} right), worst {worst["size"]} ({worst.accuracy:.0%})')
 
 # %% ../nbs/42_report.ipynb #c082

@@ -84,7 +84,7 @@ def open_database(
             database = RDBStorage(url, engine_kwargs=dict(connect_args=dict(timeout=60)) if sqlite else dict(pool_pre_ping=True))
             if sqlite: lock_early(database.engine)
             return get_storage(database)
-        except ImportError as e: raise ValueError(f"storage = {hide_password(url)}: {e}; pip install 'lightweight[postgresql]'") from e
+        except ImportError as e: raise ValueError(f"storage = {hide_password(url)}: {e}; pip install 'lightweight[search]'") from e
         except Exception as e:
             if not left: raise ValueError(f'storage = {hide_password(url)}: cannot be opened: {str(e).splitlines()[0]}') from e
         sleep(1)
