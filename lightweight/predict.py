@@ -15,6 +15,7 @@ import io
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -168,7 +169,7 @@ def open_model(
     _check_input(path, opened, info)
     return _check_answer(Model(path, runtime, info, opened))
 
-# %% ../nbs/45_predict.ipynb #c025
+# %% ../nbs/45_predict.ipynb #c027
 class Prediction(NamedTuple):
     "What a network says about an image."
     label:str # the most probable class
@@ -219,7 +220,7 @@ class Predictor:
         "Answer for one image."
         return self.answer(self.prepare(image, box)[None])[0]
 
-# %% ../nbs/45_predict.ipynb #c029
+# %% ../nbs/45_predict.ipynb #c031
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm') # image files in a folder
 
 class Item(NamedTuple):
@@ -249,7 +250,7 @@ def list_images(
     found = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
     return sorted(f for f in found if f.lower().endswith(SUFFIXES) and not os.path.basename(f).startswith('.'))
 
-# %% ../nbs/45_predict.ipynb #c031
+# %% ../nbs/45_predict.ipynb #c033
 def cut_boxes(
     predictor:Predictor, # prepares the crops
     path:str, # of the photo
@@ -297,21 +298,26 @@ def list_box_jobs(
     paths = {key: os.path.join(root, entries[key]['file_name']) for key in photos}
     return [lambda key=key: cut_boxes(predictor, paths[key], entries[key], photos[key]) for key in photos] + [lambda: stray]*bool(stray)
 
-# %% ../nbs/45_predict.ipynb #c033
+# %% ../nbs/45_predict.ipynb #c035
 def _split(items, n):
     items = iter(items)
     while piece := list(islice(items, n)): yield piece
 
 def run_jobs(
     jobs:Iterable[Callable[[], list[Item]]], # what to open
-    n_threads:int=1, # jobs at a time
+    n_threads:int=1, # that open; 0 = open when the answer is wanted, not before
+    ahead:int=64, # jobs begun before their turn, at most
 )->Iterator[Item]: # in the order of the jobs
-    "Open files, several at a time."
-    if n_threads == 1: yield from (item for job in jobs for item in job())
+    "Open files in the background, a few ahead of the network."
+    if not n_threads: yield from (item for job in jobs for item in job())
     else:
         with ThreadPoolExecutor(n_threads) as pool:
-            for piece in _split(jobs, 8*n_threads):
-                for items in pool.map(lambda job: job(), piece): yield from items
+            jobs = iter(jobs)
+            begun = deque(pool.submit(job) for job in islice(jobs, ahead))
+            while begun:
+                items = begun.popleft().result()
+                begun.extend(pool.submit(job) for job in islice(jobs, 1))
+                yield from items
 
 def answer_items(
     predictor:Predictor, # answers
@@ -324,7 +330,7 @@ def answer_items(
         answers = iter(predictor.answer(np.stack(sound)) if sound else ())
         for item in piece: yield item, None if item.pixels is None else next(answers)
 
-# %% ../nbs/45_predict.ipynb #c037
+# %% ../nbs/45_predict.ipynb #c041
 def make_row(
     item:Item, # what was asked
     answer:Prediction, # and answered
@@ -370,7 +376,7 @@ def make_coco(
     found = {i.position: i.annotation | dict(category_id=numbers[a.label], score=round(a.probability, 6)) for i, a in answers}
     return document | dict(annotations=[found[i] for i in sorted(found)], categories=[dict(id=i, name=c) for c, i in numbers.items()])
 
-# %% ../nbs/45_predict.ipynb #c043
+# %% ../nbs/45_predict.ipynb #c047
 def make_parser()->argparse.ArgumentParser:
     "Describe the command line."
     parser = argparse.ArgumentParser(prog='lightweight-predict', description='Answer for images with an exported file.')
@@ -406,7 +412,7 @@ def parse_arguments(
     if min(args.batch, args.threads) < 1: parser.error('--batch and --threads must be at least 1')
     return args
 
-# %% ../nbs/45_predict.ipynb #c044
+# %% ../nbs/45_predict.ipynb #c048
 def list_jobs(
     args:argparse.Namespace, # from `parse_arguments`
     predictor:Predictor, # prepares images
@@ -450,14 +456,14 @@ def _show_progress(items, total, args):
     from tqdm import tqdm
     return tqdm(items, total=total, unit=' images', delay=2), lambda line: tqdm.write(line, file=sys.stderr)
 
-# %% ../nbs/45_predict.ipynb #c045
+# %% ../nbs/45_predict.ipynb #c049
 def answer_all(
     args:argparse.Namespace, # from `parse_arguments`
 )->int: # how many could not be answered
     "Answer for everything the command line names."
     predictor, document = Predictor(args.model, args.threads, args.precision), load_boxes(args.coco) if args.coco else None
     jobs, total = list_jobs(args, predictor, document)
-    items, tell = _show_progress(run_jobs(jobs, 1 if args.stream else args.threads), total, args)
+    items, tell = _show_progress(run_jobs(jobs, 0 if args.stream else args.threads), total, args)
     answers = _sift(answer_items(predictor, items, args.batch), skipped := [], tell)
     pieces = write_answers(answers, args, predictor.classes, document)
     if args.out:
