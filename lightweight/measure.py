@@ -21,7 +21,7 @@ from pydantic import Field
 from .complexity import describe_network
 from .crops import read_crops_info, read_manifest
 import lightweight.formats as exported
-from .latency import EagerModel, describe_setup, list_rows, time_paths, time_variants
+from .latency import EagerModel, describe_setup, list_rows, measure_matmul_rates, time_paths, time_variants
 from .predict import open_model
 from .records import make_record, write_record
 from .settings import Settings, find_root, settings_main
@@ -114,7 +114,8 @@ def measure(
     many, first = list(islice(cycle(paths), s.n_predict)), exported.FORMATS[s.formats[0]].file
     predict = pd.DataFrame([time_predict(out/name.replace(':', '-')/first, many, s, out) for name in s.networks])
     ratios = compare_times(times, whole, s.published)
-    metrics = dict(ratios=list_rows(ratios), sizes=list_rows(sizes), predict=list_rows(predict), n_rounds=s.n_rounds, n_pictures=len(paths), setup=describe_setup(s.n_threads))
+    metrics = dict(ratios=list_rows(ratios), sizes=list_rows(sizes), predict=list_rows(predict), n_rounds=s.n_rounds, n_pictures=len(paths), setup=describe_setup(s.n_threads),
+                   matmul=list_rows(measure_matmul_rates((s.n_threads,))))
     record = make_record('measure', s.model_dump(), s.changed(), metrics, started, perf_counter() - clock, root, dict(split=read_crops_info(store)['splits']))
     for path in [out/'record.json'] + [root/s.record]*bool(s.record): write_record(path, record)
     return MeasureResult(ratios, sizes, predict, record)
