@@ -519,9 +519,10 @@ def write_example(
 
 # %% ../nbs/48_page.ipynb #c057
 def count_openings(
-    openings:int|list, # a number, or one entry each
+    openings:int|list|dict, # a number, one entry each, or evaluations: a number
 )->int:
     "Count how often the test crops were read."
+    if isinstance(openings, dict): return openings['evaluations']
     return openings if isinstance(openings, int) else len(openings)
 
 def list_test_limits(
