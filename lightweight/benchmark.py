@@ -123,15 +123,11 @@ def time_network(
                 precision=precision, profile=profile_training(ours, batch), network=describe_network(nets[2], s.img_size))
 
 # %% ../nbs/benchmark.ipynb #c013
-def _compare(what, seconds): # one row per rival
-    rows = [dict(what=what, rival=rival, **compare_speed(seconds, _ours, rival), target=_targets.get((what, rival))) for rival in (_plain, _fastai)]
-    return pd.DataFrame(rows)
+def _compare(what, seconds, ours=None): # one row per rival; ours: rival → what it is compared to, this project as it is set unless said otherwise
+    columns = {rival: _ours for rival in (_plain, _fastai)} | (ours or {})
+    return pd.DataFrame([dict(what=what, rival=rival, **compare_speed(seconds, column, rival), target=_targets.get((what, rival))) for rival, column in columns.items()])
 
-_alike = {_plain: 'RandAugment, as the plain loop', _fastai: 'no change, as fastai'}
-
-def _compare_alike(seconds): # the loaders, each rival beside ours with the rival's own augmentation
-    rows = [dict(what='loader, like for like', rival=rival, **compare_speed(seconds, f'{_ours}, {ours}', rival)) for rival, ours in _alike.items()]
-    return pd.DataFrame([row | dict(target=_targets.get((row['what'], row['rival']))) for row in rows])
+_alike = {_plain: f'{_ours}, RandAugment, as the plain loop', _fastai: f'{_ours}, no change, as fastai'} # with the rival's own augmentation
 
 def tabulate(
     loaders:tuple, # from `time_loaders`
@@ -141,7 +137,7 @@ def tabulate(
     parts = {'loader': loaders} | {f'{part}, {name}': m[part] for part in ('step', 'epoch') for name, m in networks.items()}
     speeds = pd.concat({what: summarize_speed(*measured) for what, measured in parts.items()}, names=['what', 'path'])
     ratios = [_compare(what, seconds) for what, (seconds, _) in parts.items()]
-    return speeds, pd.concat([_compare_alike(loaders[0]), *ratios], ignore_index=True)
+    return speeds, pd.concat([_compare('loader, like for like', loaders[0], _alike), *ratios], ignore_index=True)
 
 def explain(
     measured:dict, # from `time_network`

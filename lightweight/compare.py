@@ -113,7 +113,7 @@ def compare(
     metrics = dict(n=int(runs.n.iloc[0]), n_photos=int(runs.n_photos.iloc[0]), seeds=s.seeds, train_seconds=float(runs.seconds.sum()),
                    plan=plan, runs=runs.drop(columns=['n', 'n_photos']).to_dict('records'), worth=worth.to_dict('records'))
     record = make_record('compare', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root)
-    for path in [out/'record.json'] + [root/s.record]*bool(s.record): write_record(path, record)
+    write_record(out/'record.json', record, s.record and root/s.record)
     return CompareResult(runs, worth, out)
 
 def main(): settings_main(CompareSettings, compare, prog='lightweight-compare')

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .complexity import count_macs, count_parameters
-from .formats import FORMATS, Format, make_deployable
+from .formats import FORMATS, Format, make_deployable, pick_precision
 from .latency import make_model_call, time_interleaved
 from .predict import Model, open_model
 from .settings import suggest
@@ -51,7 +51,7 @@ def open_untrained(
     with TemporaryDirectory() as folder:
         path = Path(folder)/form.file
         form.write(make_deployable(network, dict(mean=(.5,)*3, std=(.5,)*3)), info, path)
-        model = open_model(path, n_threads, 'bf16' if form.variants[variant] == 'bf16' else 'f32')
+        model = open_model(path, n_threads, pick_precision(form.variants[variant]))
     if form.variants[variant] == 'bf16' != model.precision: raise ValueError(f'variant = {variant!r}: this processor calculates in {model.precision}')
     return model
 

@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from .crops import read_crops_info, read_manifest
-from .formats import Limits, check_export, export_formats, make_deployable, make_metadata
+from .formats import Limits, check_export, export_formats, make_deployable, make_metadata, to_pixels
 from .records import hash_file, make_record, write_record
 from .settings import Settings, StageStopped, find_root, settings_main
 from .store import load_images
@@ -68,7 +68,7 @@ def make_check(
     "Ask the checkpoint about the crops, and get ready to ask others."
     images = load_images(rows.path.tolist(), info['img_size'], info['resize'])
     probs = predict_images(network, images, info['mean'], info['std'])
-    check = partial(check_export, images=images.permute(0, 2, 3, 1).contiguous().numpy(), reference=probs, targets=rows.target.to_numpy())
+    check = partial(check_export, images=to_pixels(images), reference=probs, targets=rows.target.to_numpy())
     return pd.concat([rows, pd.DataFrame(probs, columns=info['classes'])], axis=1), check
 
 def set_limits(
@@ -93,7 +93,7 @@ def export(
     metrics = dict(variants=rows, n_valid=len(valid), network=info['name'], parameters=info['parameters'], img_size=info['img_size'])
     record = make_record('export', s.model_dump() | dict(seed=own['settings']['seed']), s.changed(), metrics, started, perf_counter()-clock, root,
                          dict(split=own['split'], checkpoint=info['checkpoint']))
-    for path in [folder/'record.json'] + [root/s.record]*bool(s.record): write_record(path, record)
+    write_record(folder/'record.json', record, s.record and root/s.record)
     if not any(r['passed'] for r in rows): raise StageStopped('no variant passed:\n' + '\n'.join(f"  {r['variant']}: {r['why']}" for r in rows))
     return ExportResult(pd.DataFrame(rows), valid, folder, info, record)
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LIMITS', 'FORMATS', 'TABLE', 'find_pairs', 'ScaleShift', 'fold_batchnorm', 'Deployable', 'make_deployable',
            'make_metadata', 'make_example', 'make_onnx', 'export_onnx', 'export_openvino', 'export_torchscript',
-           'export_executorch', 'Limits', 'ask_model', 'check_export', 'Format', 'list_parts', 'remove_export',
-           'publish_export', 'export_format', 'read_table', 'clear_stale', 'add_rows', 'export_formats',
-           'read_variants']
+           'export_executorch', 'Limits', 'to_pixels', 'ask_model', 'check_export', 'Format', 'pick_precision',
+           'list_parts', 'remove_export', 'publish_export', 'export_format', 'read_table', 'clear_stale', 'add_rows',
+           'export_formats', 'read_variants']
 
 # %% ../nbs/40_formats.ipynb #c003
 import copy
@@ -207,6 +207,12 @@ class Limits(NamedTuple):
 
 LIMITS = dict(f32=Limits(), bf16=Limits(.1), int8=Limits(.1)) # by the numbers a runtime calculates in
 
+def to_pixels(
+    images:torch.Tensor, # (n, 3, size, size), uint8
+)->np.ndarray: # (n, size, size, 3), uint8
+    "Lay images out as exported files want them."
+    return images.permute(0, 2, 3, 1).contiguous().numpy()
+
 def ask_model(
     call:Callable[[np.ndarray], np.ndarray], # images → probabilities
     images:np.ndarray, # (n, size, size, 3), uint8
@@ -259,6 +265,12 @@ FORMATS = dict(onnx=Format('model.onnx', export_onnx, dict(onnx='f32'), ('onnx',
                torchscript=Format('model.torchscript.pt', export_torchscript, dict(torchscript='f32')),
                executorch=Format('model.pte', export_executorch, dict(executorch='f32'), ('executorch',), 'executorch'))
 
+def pick_precision(
+    numbers:str, # a file calculates in: f32, bf16 or int8
+)->str: # for `open_model`: int8 is in the file itself
+    "Say with which precision to open a file."
+    return 'bf16' if numbers == 'bf16' else 'f32'
+
 def list_parts(
     path:Path, # the file that is opened
 )->list[Path]: # what belongs to it, and itself at last
@@ -283,7 +295,7 @@ def publish_export(
 def _try_variant(path, numbers, check, limits, n_threads):
     "Open a file one way and put it through the gate; whatever goes wrong is a reason to refuse it."
     try:
-        model = open_model(path, n_threads, 'bf16' if numbers == 'bf16' else 'f32')
+        model = open_model(path, n_threads, pick_precision(numbers))
         if numbers == 'bf16' and model.precision != 'bf16': raise RuntimeError(f'not available: this processor calculates in {model.precision}')
         return check(model, limits=limits)
     except Exception as e: return _nothing | dict(n=None, passed=False, why=_explain(e))
@@ -382,4 +394,4 @@ def read_variants(
     "List the variants that passed the gate, ready for `open_model`."
     if not (Path(folder)/TABLE).is_file(): raise FileNotFoundError(f'{folder}: there is no {TABLE} in it; run lightweight-export first')
     rows = [r for r in read_table(folder).itertuples() if r.passed and (Path(folder)/r.file).is_file()]
-    return {r.variant: (Path(folder)/r.file, 'bf16' if r.precision == 'bf16' else 'f32') for r in rows}
+    return {r.variant: (Path(folder)/r.file, pick_precision(r.precision)) for r in rows}

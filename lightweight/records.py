@@ -112,9 +112,12 @@ def check_record(
 def write_record(
     path:str|Path, # a .json file
     record:dict, # as `make_record` gives it
+    also:str|Path='', # a second place; '' = none
 )->Path: # the path
     "Check a record and write it, whole or not at all."
-    return write_atomically(path, json.dumps(check_record(record), indent=1, ensure_ascii=False) + '\n')
+    text = json.dumps(check_record(record), indent=1, ensure_ascii=False) + '\n'
+    if also: write_atomically(also, text)
+    return write_atomically(path, text)
 
 def read_record(
     path:str|Path, # a .json file

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from .report import make_axes, show_images, write_title
+from .training import normalize_images
 
 # %% ../nbs/47_saliency.ipynb #c005
 @contextmanager
@@ -63,10 +64,8 @@ def grad_cam(
     if network.training: raise ValueError('the network is in training mode, where images of a batch change each other; call network.eval() first')
     if numbers is not None and len(numbers) != len(images): raise ValueError(f'{len(numbers)} numbers but {len(images)} images; expected one each')
     device = next(network.parameters()).device
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
     asked = [None]*len(images) if numbers is None else torch.as_tensor(numbers).to(device).split(bs)
-    batches = (((b.float()/255 - mean)/std).to(device) for b in images.split(bs))
-    heat = torch.cat([_heat(network, x, n) for x, n in zip(batches, asked)])
+    heat = torch.cat([_heat(network, x, n) for x, n in zip(normalize_images(images, mean, std, device, bs), asked)])
     heat = F.interpolate(heat, images.shape[-2:], mode='bilinear', align_corners=False)[:, 0].cpu()
     return (heat/heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
 

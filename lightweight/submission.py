@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import Literal, NamedTuple
 
 import numpy as np
-import yaml
 from pydantic import Field
 from torch import nn
 
@@ -24,7 +23,7 @@ from .genotype import Genotype, parse_genotype
 from .latency import EagerModel, make_network_call
 from .layers import round_width
 from .predict import Predictor, list_images, load_image
-from .settings import Settings, find_root, settings_main, write_atomically
+from .settings import Settings, find_root, read_yaml, settings_main, write_atomically
 from .speed import time_turns
 from .training import load_checkpoint
 from .zoo import IMAGENET, build_network, load_weights
@@ -79,10 +78,7 @@ def _read_yaml(folder, stem):
     "What STEM.yml or STEM.yaml says, and its path; nothing and None where there is neither."
     path = next((p for p in (folder/f'{stem}.yml', folder/f'{stem}.yaml') if p.is_file()), None)
     if path is None: return {}, None
-    try: data = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f'{path}: not readable as YAML: {e}') from None
-    if not isinstance(data, dict): raise ValueError(f'{path}: expected lines of "name: value", found {type(data).__name__}')
-    return data, path
+    return read_yaml(path), path
 
 def read_model(
     folder:Path, # holds model.yml or model.yaml

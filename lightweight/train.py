@@ -96,6 +96,10 @@ def pick_decisive(
     "Give the settings that decide what comes out: all but where it goes and how it is watched over."
     return s.model_dump(exclude={'out', 'resume', 'checkpoint_every', 'device', 'tracker'})
 
+def _keep_apart(field, value, path, s, root):
+    "Refuse a file that this run would move away."
+    if (root/s.out).resolve() in path.resolve().parents: raise ValueError(f'{field} = {value} lies in out = {s.out}, which this run replaces; choose another out')
+
 def _begin_anew(s, root):
     "How the network wants its pixels, and how to build it."
     name = str(resolve_path(s.network, root)) if s.network.endswith(('.yaml', '.yml')) else s.network
@@ -108,7 +112,7 @@ def _begin_from(s, root):
     if given := [k for k in ('network', 'cut', 'head_width', 'pretrained', 'dropout') if k in s.changed()]:
         raise ValueError(f'{given[0]} = {s.changed()[given[0]]!r}: start = {s.start} has its own network; leave {given[0]} away')
     path = resolve_path(s.start, root)
-    if (root/s.out).resolve() in path.resolve().parents: raise ValueError(f'start = {s.start} lies in out = {s.out}, which this run replaces; choose another out')
+    _keep_apart('start', s.start, path, s, root)
     info = read_checkpoint_info(path)
     def build(classes):
         if list(classes) != info['classes']: raise ValueError(f"start = {s.start} knows the classes {', '.join(info['classes'])}; the crops have {', '.join(classes)}")
@@ -123,7 +127,7 @@ def _find_teacher(s, root):
     crops = read_crops_info(root/s.crops)
     shown = '' if crops['settings']['square'] or s.teacher_view != 'same' else s.resize
     path = check_teacher(resolve_path(s.teacher, root), crops['splits'], crops['classes'], shown)
-    if (root/s.out).resolve() in path.resolve().parents: raise ValueError(f'teacher = {s.teacher} lies in out = {s.out}, which this run replaces; choose another out')
+    _keep_apart('teacher', s.teacher, path, s, root)
     return path
 
 def _hear_teacher(s, root, path, dls, info):

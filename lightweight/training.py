@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TrainingSettings', 'BFloat16CPU', 'precision_callbacks', 'settle', 'WeightEMA', 'save_checkpoint',
            'read_checkpoint_info', 'load_checkpoint', 'Keeper', 'StopAtNaN', 'make_metrics', 'make_learner', 'fit',
-           'predict_images']
+           'normalize_images', 'predict_images']
 
 # %% ../nbs/23_training.ipynb #c003
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -268,6 +268,17 @@ def fit(
     return pd.DataFrame(learn.keeper.rows)
 
 # %% ../nbs/23_training.ipynb #c042
+def normalize_images(
+    images:torch.Tensor, # (n, 3, size, size), uint8
+    mean:Sequence[float], # per channel, in [0, 1]
+    std:Sequence[float], # likewise
+    device:torch.device, # where they are wanted
+    bs:int=64, # images per batch
+)->Iterator[torch.Tensor]: # (bs or fewer, 3, size, size), float32
+    "Give images batch by batch as networks want them."
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+    return (((b.float()/255 - mean)/std).to(device) for b in images.split(bs))
+
 @torch.inference_mode()
 def predict_images(
     network:nn.Module, # in evaluation mode
@@ -277,7 +288,5 @@ def predict_images(
     bs:int=64, # images per batch
 )->np.ndarray: # (n, classes), probabilities
     "Predict class probabilities of many images."
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-    device = next(network.parameters()).device
-    batches = (((b.float()/255 - mean)/std).to(device) for b in images.split(bs))
+    batches = normalize_images(images, mean, std, next(network.parameters()).device, bs)
     return torch.cat([network(b).float().softmax(1).cpu() for b in batches]).numpy()

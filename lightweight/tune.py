@@ -400,7 +400,7 @@ def finish_study(
     long = train_long(bench, queue, trained)
     write_atomically(out/'trials.csv', table.to_csv(index=False))
     record = make(gather_metrics(bench, queue, table, long), dict(split=read_crops_info(bench.crops)['splits']))
-    for path in [out/'record.json'] + [bench.root/s.record]*bool(s.record): write_record(path, record)
+    write_record(out/'record.json', record, s.record and bench.root/s.record)
     if not len(trained): raise StageStopped(f'{len(table)} trials, and none was trained to its end within the budgets; {out.name}/trials.csv says why')
     chosen, front = choose_trial(trained, s.min_f1), find_front(trained, _better)
     write_choices(bench, queue, chosen, front)
