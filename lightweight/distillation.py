@@ -34,7 +34,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .crops import read_manifest
-from .image import FILTER, cut_box, open_photo, resize_image
+from .image import SCALING, cut_box, open_photo, resize_image, scale_pixels
 from .records import hash_file
 from .resume import Saver
 from .settings import write_atomically
@@ -278,7 +278,7 @@ def open_patches(
     names = table.file_name.unique()
     missing = [name for name in names if not (Path(root)/name).is_file()]
     if missing: raise FileNotFoundError(f'{len(missing)} training photo(s) are missing under {root}, for instance {missing[0]}')
-    key = _name(table.to_csv(index=False), FILTER.name, [(Path(root)/name).stat().st_size for name in names])
+    key = _name(table.to_csv(index=False), SCALING, [(Path(root)/name).stat().st_size for name in names])
     write_atomically(Path(folder)/f'patches-{key}.csv', table.to_csv(index=False, lineterminator='\n'))
     path, cut = Path(folder)/f'patches-{key}-{size}px.npy', lambda first, end: cut_patches(table[first:end], root, size, n_workers)
     return path, torch.from_numpy(fill_array(path, (len(table), 3, size, size), np.uint8, cut, label='cutting patches', progress=progress))

@@ -22,7 +22,7 @@ from pydantic import Field
 from .complexity import describe_network
 from .crops import read_crops_info, read_manifest
 import lightweight.formats as exported
-from .latency import EagerModel, describe_setup, list_rows, measure_matmul_rates, time_paths, time_variants
+from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, time_paths, time_variants
 from .predict import open_model
 from .records import make_record, write_record
 from .settings import Settings, find_root, settings_main
@@ -40,6 +40,7 @@ class MeasureSettings(Settings):
     img_size:int = Field(64, ge=16, le=1024, description='side of the input, pixels')
     n_threads:int = Field(1, ge=1, le=256, description='threads of each runtime')
     n_rounds:int = Field(20, ge=5, description='timed rounds')
+    turn_ms:float = Field(20, gt=0, le=1000, description='length of a turn in the second race; in the first a turn is one call')
     n_predict:int = Field(200, ge=10, description='crops for lightweight-predict and the bare runtime')
 
 # %% ../nbs/measure.ipynb #c008
@@ -68,6 +69,7 @@ def export_networks(
             format.write(deployable, metadata, folder/format.file)
             files |= {f'{name}, {v}': (folder/format.file, exported.pick_precision(numbers)) for v, numbers in format.variants.items()}
         eager[f'{name}, eager'] = EagerModel(network, info)
+        if name == s.published: eager[f'{name}, published path'] = PublishedModel(network, info)
         sizes.append(dict(network=name, **describe_network(network, s.img_size)))
     return files, eager, pd.DataFrame(sizes)
 
@@ -99,12 +101,12 @@ def compare_times(
     whole = paths[paths.part == 'whole path'].set_index('variant').p50_ms
     eager = rows[rows.variant == 'eager'].set_index('network').network_ms
     rows['path_ms'] = times.variant.map(whole)
-    return rows.assign(times_eager=rows.network.map(eager)/rows.network_ms, times_published_path=whole[f'{published}, eager']/rows.path_ms)
+    return rows.assign(times_eager=rows.network.map(eager)/rows.network_ms, times_published_path=whole[f'{published}, published path']/rows.path_ms)
 
 # %% ../nbs/measure.ipynb #c012
 class MeasureResult(NamedTuple):
     "What the measure stage found."
-    ratios:pd.DataFrame # from `compare_times`
+    ratios:pd.DataFrame # from `compare_times`, for single calls (turn_ms 0) and for turns of equal length
     sizes:pd.DataFrame # one row a network: parameters, MACs
     predict:pd.DataFrame # from `time_predict`, one row a network
     record:dict # what was written
@@ -118,11 +120,13 @@ def measure(
     store, out = root/s.crops, root/s.out
     files, eager, sizes = export_networks(s, store, out, root)
     paths = [store/crop for crop in read_manifest(store, 'valid').crop]
-    times = time_variants(files, s.n_threads, 1, s.n_rounds, eager)
-    whole = time_paths(files, [p.read_bytes() for p in paths[:64]], s.n_threads, s.n_rounds, eager)
+    pictures = [p.read_bytes() for p in paths[:64]]
+    def race(turn_ms):
+        race = dict(n_threads=s.n_threads, n_rounds=s.n_rounds, extra=eager, turn_ms=turn_ms)
+        return compare_times(time_variants(files, **race), time_paths(files, pictures, **race), s.published).assign(turn_ms=turn_ms)
+    ratios = pd.concat([race(turn_ms) for turn_ms in (0, s.turn_ms)], ignore_index=True)
     many, first = list(islice(cycle(paths), s.n_predict)), exported.FORMATS[s.formats[0]].file
     predict = pd.DataFrame([time_predict(find_folder(out, name)/first, many, s, out) for name in s.networks])
-    ratios = compare_times(times, whole, s.published)
     metrics = dict(ratios=list_rows(ratios), sizes=list_rows(sizes), predict=list_rows(predict), n_rounds=s.n_rounds, n_pictures=len(paths), setup=describe_setup(s.n_threads),
                    matmul=list_rows(measure_matmul_rates((s.n_threads,))))
     record = make_record('measure', s.model_dump(), s.changed(), metrics, started, perf_counter() - clock, root, dict(split=read_crops_info(store)['splits']))

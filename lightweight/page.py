@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from PIL import Image
 
-from .image import FILTER, GREY
+from .image import GREY
 from .records import check_record
 from .settings import suggest, write_atomically
 
@@ -492,8 +492,13 @@ def make_card_data(
                          eval_results=results or None)
 
 # %% ../nbs/48_page.ipynb #c052
-_squares = dict(squish=f'photo.resize((size, size), {int(FILTER)})', pad=f'ImageOps.pad(photo, (size, size), {int(FILTER)}, color={GREY})',
-                crop=f'ImageOps.fit(photo, (size, size), {int(FILTER)})')
+_middle = """
+height, width = photo.shape[:2]
+side = {side}(height, width)
+top, left = abs(side - height)//2, abs(side - width)//2
+photo = """
+_squares = dict(squish='', crop=_middle.format(side='min') + 'photo[top:top + side, left:left + side]',
+                pad=_middle.format(side='max') + f'cv2.copyMakeBorder(photo, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT, value={GREY})')
 
 def write_example(
     file:str, # name of the .onnx file
@@ -504,6 +509,7 @@ def write_example(
     if resize not in _squares: raise ValueError(f'resize: {resize!r}{suggest(resize, _squares)}')
     return textwrap.dedent(f'''\
         import json
+        import cv2
         import numpy as np
         import onnxruntime
         from PIL import Image, ImageOps
@@ -511,11 +517,13 @@ def write_example(
         session = onnxruntime.InferenceSession({file!r}, providers=['CPUExecutionProvider'])
         info = json.loads(session.get_modelmeta().custom_metadata_map['lightweight'])
         size = info['img_size']
-        photo = ImageOps.exif_transpose(Image.open('crop.jpg')).convert('RGB')
-        images = np.asarray({_squares[resize]})[None]    # uint8, (1, size, size, 3)
+        photo = np.asarray(ImageOps.exif_transpose(Image.open('crop.jpg')).convert('RGB'))
+        SQUARE
+        scaling = cv2.INTER_AREA if photo.shape[0]*photo.shape[1] > size*size else cv2.INTER_LINEAR
+        images = cv2.resize(photo, (size, size), interpolation=scaling)[None]    # uint8, (1, size, size, 3)
         probabilities, = session.run(['probabilities'], {{'images': images}})
         best = probabilities[0].argmax()
-        print(info['classes'][best], probabilities[0, best])''')
+        print(info['classes'][best], probabilities[0, best])''').replace('SQUARE\n', _squares[resize].lstrip('\n') + '\n'*bool(_squares[resize]))
 
 # %% ../nbs/48_page.ipynb #c057
 def count_openings(

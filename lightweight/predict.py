@@ -199,7 +199,7 @@ class Predictor:
     )->np.ndarray: # (size, size, 3), uint8
         "Make of an image what the network looks at."
         photo = _to_photo(image) if box is None else self.cut(_to_photo(image), box)
-        return np.asarray(resize_image(photo, self.info['img_size'], self.info['resize']))
+        return resize_image(photo, self.info['img_size'], self.info['resize'])
 
     def cut(self,
         photo:Image.Image, # RGB, upright

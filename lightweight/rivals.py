@@ -22,12 +22,12 @@ from fastai.learner import Learner
 from fastai.vision.augment import Resize
 from fastai.vision.data import ImageDataLoaders
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .image import GREY, resize_image
+from .image import GREY
 from .speed import time_turns
 
 # %% ../nbs/44_rivals.ipynb #c007
@@ -47,7 +47,7 @@ class PlainCrops(Dataset):
         self.change = v2.Compose([rand, v2.RandomHorizontalFlip(), *tensor, erase, v2.Normalize(mean, std)])
     def __len__(self): return len(self.paths)
     def __getitem__(self, i):
-        image = resize_image(Image.open(self.paths[i]).convert('RGB'), self.size, 'pad')
+        image = ImageOps.pad(Image.open(self.paths[i]).convert('RGB'), (self.size,)*2, Image.Resampling.BILINEAR, color=GREY)
         return self.change(image), self.labels[i]
 
 def make_plain_loader(

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .crops import DECODED, read_crops_info, read_manifest
-from .image import FILTER, resize_image
+from .image import SCALING, resize_image, scale_pixels
 
 # %% ../nbs/06_store.ipynb #c007
 def load_images(
@@ -37,14 +37,14 @@ def load_images(
     def load(i):
         try: image = Image.open(paths[i]).convert('RGB')
         except OSError as e: raise ValueError(f'{paths[i]}: not readable as an image ({e}); cut the crops again') from e
-        images[i] = torch.from_numpy(np.array(resize_image(image, size, method))).permute(2, 0, 1)
+        images[i] = torch.from_numpy(resize_image(image, size, method)).permute(2, 0, 1)
     with ThreadPoolExecutor(n_workers) as pool:
         for _ in tqdm(pool.map(load, range(len(paths))), total=len(paths), desc='loading crops', disable=not progress): pass
     return images
 
 # %% ../nbs/06_store.ipynb #c010
 def _key(folder):
-    parts = ['3 planes', read_crops_info(folder)['fingerprint'], (Path(folder)/'manifest.csv').read_text(encoding='utf-8'), FILTER.name]
+    parts = ['3 planes', read_crops_info(folder)['fingerprint'], (Path(folder)/'manifest.csv').read_text(encoding='utf-8'), SCALING]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 def name_store(
