@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['EvaluateSettings', 'note_opening', 'ask_all', 'Findings', 'find_faults', 'open_rivals', 'tabulate_times',
-           'score_variants', 'find_variants', 'time_all', 'choose_best', 'draw_figures', 'gather_metrics',
-           'EvaluateResult', 'evaluate', 'write_result', 'list_sections', 'summarise', 'main', 'summary_main']
+           'score_variants', 'find_variants', 'check_file', 'open_files', 'time_all', 'choose_best', 'draw_figures',
+           'gather_metrics', 'EvaluateResult', 'evaluate', 'write_result', 'list_sections', 'summarise', 'main',
+           'summary_main']
 
 # %% ../nbs/evaluate.ipynb #c003
 import sys
@@ -150,6 +151,26 @@ def find_variants(
     if not (table.checkpoint == checkpoint).any(): export(ExportSettings(run=s.run, crops=s.crops, n_threads=s.n_threads), root)
     return read_variants(folder)
 
+def check_file(
+    model, # an opened file
+    info:dict, # the checkpoint's
+    checkpoint:str, # SHA-256
+):
+    "Refuse a file that is not of this checkpoint."
+    for field, own in dict(classes=info['classes'], img_size=info['img_size'], resize=info['resize'], checkpoint=checkpoint).items():
+        if (found := model.info.get(field)) != own: raise ValueError(f'{model.path}: its {field} is {found}, the checkpoint has {own}; export the run again')
+
+def open_files(
+    variants:Mapping, # from `find_variants`
+    info:dict, # the checkpoint's
+    checkpoint:str, # SHA-256
+    n_threads:int=1, # of each runtime
+)->dict: # variant → model
+    "Open the exported files, all or none."
+    models = open_variants(variants, n_threads)
+    for model in models.values(): check_file(model, info, checkpoint)
+    return models
+
 def time_all(
     variants:Mapping, # from `find_variants`
     models:Mapping, # the same opened, and the rivals
@@ -226,9 +247,9 @@ def evaluate(
     network, info = load_checkpoint(root/s.run/'model.safetensors')
     checkpoint, store = hash_file(root/s.run/'model.safetensors'), root/(s.crops or info['crops'])
     rows, exported = open_split(store, info, 'test'), find_variants(s, checkpoint, root)
+    models = open_files(exported, info, checkpoint, s.n_threads)
     openings = note_opening(store, info['split'], checkpoint, started)
     images = load_images(rows.path.tolist(), info['img_size'], info['resize'], progress=True)
-    models = open_variants(exported, s.n_threads)
     probs, quick = ask_all(network, info, models, images), next(iter(models.values()))    # spoilt pictures are many: an exported file is several times as fast
     rows = pd.concat([rows, pd.DataFrame(probs['eager'], columns=info['classes'])], axis=1).assign(pred=probs['eager'].argmax(1))
     found = find_faults(rows, probs['eager'], images, lambda x: ask_model(quick, to_pixels(x)), info['classes'])

@@ -33,7 +33,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .complexity import count_parameters
 from .metrics import macro_f1
-from .predict import KEY, open_model
+from .predict import KEY, VERSION, open_model
 from .settings import suggest, write_atomically
 
 # %% ../nbs/40_formats.ipynb #c006
@@ -125,7 +125,7 @@ def make_metadata(
     recipe = network.recipe
     name = recipe['name'] + (f", cut after {recipe['cut']} blocks" if recipe.get('cut') is not None else '')
     own = {k: info[k] for k in ('classes', 'img_size', 'resize', 'mean', 'std', 'split')}
-    return dict(name=name, **own, context=cutting['context'], square=cutting['square'], checkpoint=checkpoint,
+    return dict(version=VERSION, name=name, **own, context=cutting['context'], square=cutting['square'], checkpoint=checkpoint,
                 parameters=count_parameters(network), licence=licence, precision=precision)
 
 # %% ../nbs/40_formats.ipynb #c023
