@@ -1,4 +1,4 @@
-# make run · make test · make lab · make tune · make dashboard · make clean    (each builds .venv when it is not there)
+# make run · make test · make lab · make race · make tune · make dashboard · make clean    (each builds .venv when it is not there)
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLE := outputs/sample
@@ -8,7 +8,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^$$/d'
 
-.PHONY: run test test-slow readme lab tune dashboard clean
+.PHONY: run test test-slow readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
@@ -29,7 +29,7 @@ test-slow: .venv/installed
 
 readme: .venv/installed
 	$(BIN)/nbdev_export
-	$(BIN)/lightweight-readme
+	$(BIN)/lightweight-results
 
 # make tune FILE=configs/tune/taco.yaml WORKERS=2: one search, several processes on this machine, a thread each.
 WORKERS ?= 1
@@ -42,6 +42,11 @@ tune: .venv/installed
 dashboard: .venv/installed
 	@test -n "$(STUDY)" || { echo "which study? make dashboard STUDY=outputs/taco/tune/study.log"; exit 2; }
 	$(BIN)/optuna-dashboard "$(STUDY)"
+
+# make race: all contestants on all folds of TACO, many hours; stopped, it goes on. make race QUICK=1: two of them on two folds, ten minutes.
+race: .venv/installed
+	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-race -f configs/race/taco$(if $(QUICK),-quick).yaml
+	$(if $(QUICK),,$(BIN)/lightweight-results)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

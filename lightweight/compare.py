@@ -17,9 +17,9 @@ import pandas as pd
 from pydantic import Field
 from scipy import stats
 
-from .records import make_record, read_record, write_record
+from .records import make_record, write_record
 from .settings import Settings, SettingsError, find_root, read_yaml, resolve_path, settings_main
-from .train import TrainSettings, pick_decisive, train
+from .train import TrainSettings, train_once
 
 # %% ../nbs/compare.ipynb #c006
 class CompareSettings(Settings):
@@ -54,19 +54,12 @@ def run_plan(
     for seed in seeds:
         for (group, name), s in plan.items():
             folder = out/re.sub(r'\W+', '-', f'{group}-{name}-{seed}').strip('-')
-            record = _train_once(s.model_copy(update=dict(seed=seed, out=str(folder))), folder, root)
+            record = train_once(s.model_copy(update=dict(seed=seed, out=str(folder))), root, lambda line: None)
             valid = record['metrics']['valid']
             rows.append(dict(group=group, variation=name, seed=seed, macro_f1=valid['macro_f1'], accuracy=valid['accuracy'], n=valid['n'],
                              n_photos=valid['n_photos'], seconds=record['seconds']))
             say(f"seed {seed}  {group or 'base':<14} {name:<22} macro-F1 {valid['macro_f1']:.3f}  {record['seconds']:.0f} s")
     return pd.DataFrame(rows)
-
-def _train_once(s, folder, root):
-    if (folder/'record.json').exists():
-        record = read_record(folder/'record.json')
-        same = all(record['settings'].get(k, TrainSettings.model_fields[k].default) == v for k, v in pick_decisive(s).items())
-        if same and 'valid' in record['metrics']: return record
-    return train(s, root, say=lambda line: None).record
 
 # %% ../nbs/compare.ipynb #c010
 def t_interval(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'DECODED', 'select_large', 'check_labels', 'plan_crops', 'PhotoError', 'cut_photo', 'cut_photos',
-           'fingerprint_crops', 'read_crops_info', 'read_manifest', 'cut_crops']
+           'fingerprint_crops', 'read_crops_info', 'read_manifest', 'cut_crops', 'share_crops']
 
 # %% ../nbs/04_crops.ipynb #c003
 import hashlib
@@ -255,3 +255,20 @@ def cut_crops(
     write_atomically(building/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
     _replace_store(building, out)
     return read_manifest(out, SPLITS)
+
+# %% ../nbs/04_crops.ipynb #c034
+def share_crops(
+    store:str|Path, # a finished crop store
+    out:str|Path, # the new store
+    manifest:pd.DataFrame, # rows of the store's manifest, each with the split that it is to have
+    **changes, # fields of crops.json that differ, such as splits
+)->Path: # the new store
+    "Make a store of another one's crops without copying them."
+    store, out, info = Path(store), Path(out), read_crops_info(store)
+    manifest = manifest.assign(crop=[os.path.relpath((store/c).resolve(), out.resolve()) for c in manifest.crop])
+    counts = {split: rows.label.value_counts().to_dict() for split, rows in manifest.groupby('split')}
+    name = hashlib.sha256(json.dumps([info['fingerprint'], _to_csv(manifest)]).encode()).hexdigest()[:16]
+    facts = dict(fingerprint=name, counts=counts, n_crops=len(manifest), n_photos=int(manifest.photo_id.nunique()))
+    write_atomically(out/'manifest.csv', _to_csv(manifest))
+    write_atomically(out/'crops.json', json.dumps(info | facts | changes, indent=1, ensure_ascii=False) + '\n')
+    return out

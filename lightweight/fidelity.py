@@ -6,9 +6,6 @@
 __all__ = ['thin_rows', 'thin_crops', 'shorten', 'rank_agreement']
 
 # %% ../nbs/35_fidelity.ipynb #c002
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from math import atanh, sqrt, tanh
 from pathlib import Path
@@ -17,8 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .crops import read_crops_info, read_manifest
-from .settings import write_atomically
+from .crops import read_manifest, share_crops
 
 # %% ../nbs/35_fidelity.ipynb #c006
 def thin_rows(
@@ -39,16 +35,10 @@ def thin_crops(
 )->Path: # the thin store
     "Make a store of a share of the training crops and all valid crops of another."
     if not 0 < share <= 1: raise ValueError(f'share = {share}: expected more than 0 and at most 1')
-    store, out, info = Path(store), Path(out), read_crops_info(store)
     manifest = read_manifest(store, ('train', 'valid'))
     kept = thin_rows(manifest[manifest.split == 'train'], share, seed).index
     manifest = manifest[manifest.index.isin(kept) | (manifest.split == 'valid')]
-    manifest = manifest.assign(crop=[os.path.relpath((store/c).resolve(), out.resolve()) for c in manifest.crop])
-    counts = {split: rows.label.value_counts().to_dict() for split, rows in manifest.groupby('split')}
-    name = hashlib.sha256(json.dumps([info['fingerprint'], share, seed]).encode()).hexdigest()[:16]
-    write_atomically(out/'manifest.csv', manifest.to_csv(index=False, lineterminator='\n'))
-    write_atomically(out/'crops.json', json.dumps(info | dict(fingerprint=name, counts=counts, n_crops=len(manifest)), indent=1, ensure_ascii=False) + '\n')
-    return out
+    return share_crops(store, out, manifest)
 
 # %% ../nbs/35_fidelity.ipynb #c011
 def shorten(

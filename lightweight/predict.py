@@ -63,6 +63,7 @@ def _open_openvino(path, n_threads, precision):
     if not path.with_suffix('.bin').is_file(): raise FileNotFoundError(f"{path.with_suffix('.bin')}: not there; the weights of {path.name} are in it")
     core = _import('openvino', path, 'predict').Core()
     model = core.read_model(path)
+    if any(o.get_type_name() == 'FakeQuantize' for o in model.get_ops()): precision = 'bf16'        # int8: what is not rounded already
     compiled = core.compile_model(model, 'CPU', dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision))
     x, request = compiled.input(0), compiled.create_infer_request()
     text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
@@ -168,6 +169,7 @@ def open_model(
     except (ImportError, ValueError, FileNotFoundError): raise
     except Exception as e: raise ValueError(f'{path}: {runtime} cannot open it: {e}') from e
     info = _read_info(path, opened.text)
+    if info.get('precision') == 'int8': opened = opened._replace(precision='int8')
     _check_input(path, opened, info)
     return _check_answer(Model(path, runtime, info, opened))
 

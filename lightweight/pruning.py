@@ -6,7 +6,7 @@
 __all__ = ['IMPORTANCES', 'trace_channels', 'find_groups', 'Channels', 'score_channels', 'add_gradients', 'fit_width',
            'choose_widths', 'pick_channels', 'find_readers', 'silence_inputs', 'check_equal', 'cut_channels',
            'prune_network', 'watch_blocks', 'find_droppable', 'prune_blocks', 'measure_turn', 'rank_by_influence',
-           'rank_by_score', 'prune_depth', 'cut_depths']
+           'rank_by_score', 'prune_depth', 'cut_depths', 'cut_after']
 
 # %% ../nbs/31_pruning.ipynb #c002
 import copy
@@ -24,10 +24,10 @@ from torch import nn
 from torch_pruning.ops import OPTYPE
 
 from .complexity import count_macs, count_parameters
-from .genotype import Genotype
+from .genotype import Genotype, parse_genotype
 from .layers import Bottleneck, round_width
 from .settings import suggest
-from .zoo import build_network, cut_network, drop_blocks, list_blocks, update_recipe
+from .zoo import CutNetwork, build_network, cut_network, drop_blocks, list_blocks, split_blocks, update_recipe
 
 # %% ../nbs/31_pruning.ipynb #c006
 def _name(network): return getattr(network, 'recipe', {}).get('name', type(network).__name__)
@@ -369,3 +369,30 @@ def cut_depths(
     "List where a network could end, and what it would cost."
     cuts = _make_cuts(name, n_classes, head_width, root)
     return pd.DataFrame([dict(cut=n, parameters=count_parameters(net), macs_m=count_macs(net, img_size)/1e6) for n, net in cuts])
+
+# %% ../nbs/31_pruning.ipynb #c071
+def _cut_genotype(network, n):
+    "One of our own networks, ending after a block."
+    recipe = network.recipe
+    made = build_network(parse_genotype(recipe['genotype'], recipe['name']), recipe['n_classes'], cut=n)
+    for i in range(n + 1): made.layers[i] = network.layers[i]
+    return made
+
+def _cut_library(network, n):
+    "One of the others; blocks that were dropped still count."
+    recipe = network.recipe
+    stem, blocks = (list(network.stem), list(network.blocks)) if isinstance(network, CutNetwork) else split_blocks(network.net)
+    made = CutNetwork(stem, blocks[:n], recipe['n_classes'])
+    made.recipe = dict(name=recipe['name'], n_classes=recipe['n_classes'], cut=n, dropped=[d for d in recipe.get('dropped', ()) if d <= n])
+    return update_recipe(made)
+
+def cut_after(
+    network:nn.Module, # from the zoo; is copied, not changed
+    n:int, # blocks kept, from 1
+)->nn.Module: # in evaluation mode, with its recipe and a classifier that knows nothing
+    "End a network after its n-th block."
+    blocks = len(list_blocks(network))
+    if not 1 <= n <= blocks: raise ValueError(f'{_name(network)}: cannot be cut after block {n}; it has {blocks}')
+    cut = (_cut_genotype if 'genotype' in network.recipe else _cut_library)(copy.deepcopy(network), n).eval()
+    if count_parameters(cut) < count_parameters(network): return cut
+    raise ValueError(f'{_name(network)}: cut after block {n} it would not be smaller; it ends there already')

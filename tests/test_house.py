@@ -27,6 +27,7 @@ def is_stage(path):
 
 
 STAGES = [p for p in NBS if is_stage(p)]
+PAGES = {"index", "protocol", "tutorial_own_data"}  # neither library nor stage: read from top to bottom
 
 
 def snapshot():
@@ -60,7 +61,7 @@ def test_notebook_is_clean(path, tmp_path):
 
 def test_every_stage_has_one_parameters_cell():
     "A lost tag would let papermill run the defaults in silence."
-    verbs = {p.stem for p in NBS if not p.stem[:2].isdigit()} - {"index"}
+    verbs = {p.stem for p in NBS if not p.stem[:2].isdigit()} - PAGES
     assert verbs == {p.stem for p in STAGES}
     for path in STAGES:
         tagged = [i for i, c in enumerate(code_cells(path)) if "parameters" in c["metadata"].get("tags", [])]
@@ -113,11 +114,14 @@ def test_installed_package_works_outside_the_repository(tmp_path):
     assert abs(float(done.stdout.split()[2]) - 1.1676) < 0.002
 
 
-def test_readme_is_made_from_index(tmp_path):
-    "The README's tables are filled from results/*.json; a figure that no record holds has no way in."
-    done = run(BIN/"lightweight-readme", tmp_path/"README.md")
+def test_readme_and_pictures_are_made_from_records(tmp_path):
+    "The README's tables and pictures are filled from results; a figure that no record holds has no way in."
+    done = run(BIN/"lightweight-results", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path/"README.md").read_text() == (ROOT/"README.md").read_text(), "run `make readme` and commit"
+    made = {str(f.relative_to(tmp_path)): f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    assert "README.md" in made
+    stale = [name for name, content in made.items() if not (ROOT/name).is_file() or (ROOT/name).read_bytes() != content]
+    assert not stale, f"run `make readme` and commit: {', '.join(stale)}"
 
 
 def test_text_names_no_private_place():

@@ -14,7 +14,7 @@ from test_house import ROOT, STAGES
 from test_notebooks import run_notebook
 
 BIN = Path(sys.executable).parent
-ORDER = ["eda", "crop", "train", "export", "evaluate", "compare", "teach", "tune", "measure", "benchmark"]  # each finds what the one before it left
+ORDER = ["eda", "crop", "train", "export", "evaluate", "compare", "teach", "compress", "race", "tune", "measure", "benchmark"]  # each finds what the one before it left
 OPTIONS = dict(crops="outputs/sample/crops", network="timm:lcnet_035", img_size=32, bs=16, epochs=6, precision="fp32", ema=0.9, checkpoint_every=2,
                freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)
 
