@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from .crops import read_crops_info, read_manifest
-from .formats import FORMATS, Limits, check_export, export_formats, make_deployable, make_metadata, to_pixels
+from .formats import Limits, check_export, export_formats, make_deployable, make_metadata, to_pixels
 from .records import hash_file, make_record, write_record
 from .settings import Settings, StageStopped, find_root, settings_main
 from .store import load_images
@@ -104,7 +104,7 @@ def export_rounded(
     check:Callable, # from `make_check`
 )->list[dict]: # one row per variant
     "Write the formats of int8 that were asked for."
-    if not (names := [f for f in s.formats if f not in FORMATS]): return []
+    if not (names := [f for f in s.formats if f.endswith('-int8')]): return []
     from lightweight.int8 import export_int8       # at the top it would cost every export a second
     images = load_calibration(s, store, own)
     return export_int8(names, network, info, folder, check, images, set_limits(s), s.n_threads, s.exclusions, 50*s.faster)[0]
@@ -121,7 +121,7 @@ def export(
     valid, check = make_check(network, own, open_split(store, own))
     info = make_metadata(network, own, read_crops_info(store)['settings'], hash_file(checkpoint), s.licence)
     deployable = make_deployable(network, own)
-    rows = export_formats([f for f in s.formats if f in FORMATS], deployable, info, folder, check, set_limits(s), s.n_threads)
+    rows = export_formats([f for f in s.formats if not f.endswith('-int8')], deployable, info, folder, check, set_limits(s), s.n_threads)
     rows += export_rounded(s, store, own, deployable, info, folder, check)
     metrics = dict(variants=rows, n_valid=len(valid), network=info['name'], parameters=info['parameters'], img_size=info['img_size'])
     record = make_record('export', s.model_dump() | dict(seed=own['settings']['seed']), s.changed(), metrics, started, perf_counter()-clock, root,

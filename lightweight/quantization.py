@@ -8,12 +8,10 @@ __all__ = ['LEAST_WEIGHTS', 'RUNTIMES', 'round_activations', 'round_weights', 'l
            'find_exclusions', 'find_wide', 'round_network', 'RoundNetwork']
 
 # %% ../nbs/33_quantization.ipynb #c003
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, ExitStack, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -162,8 +160,11 @@ def quantize_openvino(
     chosen = {*nodes, *(f'{name}/WithoutBiases' for name in nodes)}  # OpenVINO makes two operations of a convolution with a bias
     others = [o.get_friendly_name() for o in graph.get_ordered_ops() if o.get_type_name() not in ('Parameter', 'Constant', 'Result')]
     with _quietly() as nncf:
-        return nncf.quantize(graph, nncf.Dataset([image[None] for image in images]), subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,
-                             target_device=nncf.TargetDevice.CPU, ignored_scope=nncf.IgnoredScope(names=[n for n in others if n not in chosen]))
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+        whole_range = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
+        return nncf.quantize(graph, nncf.Dataset([image[None] for image in images]), subset_size=len(images), target_device=nncf.TargetDevice.CPU,
+                             preset=nncf.QuantizationPreset.MIXED, advanced_parameters=whole_range,
+                             ignored_scope=nncf.IgnoredScope(names=[n for n in others if n not in chosen]))
 
 # %% ../nbs/33_quantization.ipynb #c024
 RUNTIMES = dict(onnx=(quantize_onnx, run_onnx), openvino=(quantize_openvino, run_openvino)) # name → how to quantise a graph, how to run it
