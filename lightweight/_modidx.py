@@ -946,6 +946,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lightweight.report.plot_photos_per_batch': ( 'report.html#plot_photos_per_batch',
                                                                                   'lightweight/report.py'),
                                     'lightweight.report.plot_reliability': ('report.html#plot_reliability', 'lightweight/report.py'),
+                                    'lightweight.report.plot_searches': ('report.html#plot_searches', 'lightweight/report.py'),
                                     'lightweight.report.plot_sizes': ('report.html#plot_sizes', 'lightweight/report.py'),
                                     'lightweight.report.plot_worst': ('report.html#plot_worst', 'lightweight/report.py'),
                                     'lightweight.report.plot_worth': ('report.html#plot_worth', 'lightweight/report.py'),

@@ -6,16 +6,16 @@
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLOURS', 'ACTION_COLOURS', 'STYLE', 'make_axes',
            'write_title', 'need_columns', 'draw_bars', 'write_key', 'plot_class_counts', 'scale_by_doubling',
            'plot_box_sizes', 'plot_photos_per_batch', 'plot_boxes_per_photo', 'show_images', 'plot_examples',
-           'cut_examples', 'plot_findings', 'plot_duplicates', 'plot_leak', 'plot_worth', 'mark_line', 'plot_history',
-           'plot_lr', 'name_confusion', 'plot_confusion', 'plot_per_class', 'rank_answers', 'plot_worst',
-           'plot_reliability', 'plot_sizes', 'spread_labels', 'plot_corruptions', 'plot_latency', 'save_figures',
-           'save_tables']
+           'cut_examples', 'plot_findings', 'plot_duplicates', 'plot_leak', 'plot_worth', 'plot_searches', 'mark_line',
+           'plot_history', 'plot_lr', 'name_confusion', 'plot_confusion', 'plot_per_class', 'rank_answers',
+           'plot_worst', 'plot_reliability', 'plot_sizes', 'spread_labels', 'plot_corruptions', 'plot_latency',
+           'save_figures', 'save_tables']
 
 # %% ../nbs/42_report.ipynb #c002
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -311,6 +311,23 @@ def plot_worth(
     return write_title(fig, f'{sum(c != GREY for c in colours)} of {len(rows)} variations differ from the base beyond the luck of the seeds')
 
 # %% ../nbs/42_report.ipynb #c052
+def plot_searches(
+    curves:Mapping[str, pd.DataFrame], # way of searching → cpu_seconds, mean, low, high, as from `average_curves`; lower is better
+)->Figure:
+    "Set ways of searching beside each other: best score so far over processor time"
+    for name, curve in curves.items(): need_columns(name, curve, ['cpu_seconds', 'mean', 'low', 'high'])
+    fig, [ax] = make_axes((8, 4))
+    for (name, curve), colour in zip(curves.items(), (BLUE, VERMILION, GREEN, GREY)):
+        minutes = curve.cpu_seconds/60
+        ax.step(minutes, curve['mean'], where='post', color=colour, lw=2, label=name)
+        ax.fill_between(minutes, curve.low, curve.high, step='post', color=colour, alpha=.15, lw=0)
+    ax.set(xlabel='processor time of all trials, minutes', ylabel='best score so far, lower is better')
+    ax.grid(axis='y')
+    write_key(fig)
+    ends = {name: curve['mean'].iloc[-1] for name, curve in curves.items()}
+    return write_title(fig, f'{min(ends, key=ends.get)} ends lowest: ' + ', '.join(f'{name} {end:.3f}' for name, end in ends.items()))
+
+# %% ../nbs/42_report.ipynb #c055
 def mark_line(
     ax:Axes, # gets the line
     x:pd.Series, # along
@@ -342,7 +359,7 @@ def plot_history(
     return write_title(fig, f'Best valid macro-F1 {best.macro_f1:.3f}, in epoch {best.epoch:.0f} '
                             f'(the last is {last:.0f})')
 
-# %% ../nbs/42_report.ipynb #c055
+# %% ../nbs/42_report.ipynb #c058
 def plot_lr(
     lrs:Sequence[float], # learning rate of every step
 )->Figure:
@@ -356,7 +373,7 @@ def plot_lr(
     peak = lrs.argmax()/max(len(lrs) - 1, 1)
     return write_title(fig, f'Learning rate up to {lrs.max():.3g}, reached after {peak:.0%} of {len(lrs):,} steps')
 
-# %% ../nbs/42_report.ipynb #c060
+# %% ../nbs/42_report.ipynb #c063
 def name_confusion(
     matrix:np.ndarray, # counts, row = true class, column = called
     classes:Sequence[str], # names in the order of the rows
@@ -368,7 +385,7 @@ def name_confusion(
     share = f'{wrong[true, called]} of {matrix[true].sum()}'
     return f'{classes[true]} taken for {classes[called]} is the commonest mistake: {share}'
 
-# %% ../nbs/42_report.ipynb #c061
+# %% ../nbs/42_report.ipynb #c064
 def plot_confusion(
     matrix:np.ndarray, # counts, shape (n, n): row = true class, column = called
     classes:Sequence[str], # names in the order of the rows
@@ -390,7 +407,7 @@ def plot_confusion(
     ax.set(xlabel='called', ylabel='is')
     return write_title(fig, name_confusion(matrix, classes))
 
-# %% ../nbs/42_report.ipynb #c065
+# %% ../nbs/42_report.ipynb #c068
 def plot_per_class(
     table:pd.DataFrame|Sequence[dict], # one row per class: class, n, precision, recall, f1
 )->Figure:
@@ -412,7 +429,7 @@ def plot_per_class(
     worst, best = table.iloc[-1], table.iloc[0]
     return write_title(fig, f'{worst["class"]} is hardest (F1 {worst.f1:.2f}), {best["class"]} easiest ({best.f1:.2f})')
 
-# %% ../nbs/42_report.ipynb #c069
+# %% ../nbs/42_report.ipynb #c072
 def rank_answers(
     targets:Sequence[int], # true class numbers, shape (n,)
     preds:Sequence[int], # predicted class numbers, shape (n,)
@@ -427,7 +444,7 @@ def rank_answers(
     wrong = (targets != preds)[order]
     return order[wrong], order[~wrong][::-1]
 
-# %% ../nbs/42_report.ipynb #c071
+# %% ../nbs/42_report.ipynb #c074
 def plot_worst(
     paths:Sequence[Path|str|Image.Image], # crop files or pictures
     targets:Sequence[int], # true class numbers, shape (n,)
@@ -448,7 +465,7 @@ def plot_worst(
     return write_title(fig, f'{len(worst):,} of {len(targets):,} are wrong: the surest mistakes, '
                             'and below them the surest right answers')
 
-# %% ../nbs/42_report.ipynb #c076
+# %% ../nbs/42_report.ipynb #c079
 def plot_reliability(
     bins:pd.DataFrame|Sequence[dict], # from `bin_confidence`: n, confidence, accuracy
     ece:float, # expected calibration error, 0 … 1
@@ -465,7 +482,7 @@ def plot_reliability(
     gap = float((bins.n*(bins.confidence - bins.accuracy)).sum()/bins.n.sum())
     return write_title(fig, f'On average {100*abs(gap):.0f} points too {"sure" if gap > 0 else "humble"}; calibration error {ece:.2f}')
 
-# %% ../nbs/42_report.ipynb #c079
+# %% ../nbs/42_report.ipynb #c082
 def plot_sizes(
     table:pd.DataFrame|Sequence[dict], # from `tabulate_sizes`: size, n, accuracy, low, high
     enough:int=20, # crops that a size must have to be named in the title
@@ -483,7 +500,7 @@ def plot_sizes(
     best, worst = told.loc[told.accuracy.idxmax()], told.loc[told.accuracy.idxmin()]
     return write_title(fig, f'Best {best["size"]} ({best.accuracy:.0%} right), worst {worst["size"]} ({worst.accuracy:.0%})')
 
-# %% ../nbs/42_report.ipynb #c082
+# %% ../nbs/42_report.ipynb #c085
 def spread_labels(
     heights:Sequence[float], # where labels would be, in any order
     gap:float, # least distance
@@ -494,7 +511,7 @@ def spread_labels(
     spread[order] = isotonic_regression(np.asarray(heights, float)[order] - steps).x + steps
     return spread
 
-# %% ../nbs/42_report.ipynb #c084
+# %% ../nbs/42_report.ipynb #c087
 def plot_corruptions(
     table:pd.DataFrame, # from `measure_robustness`: corruption, strength, relative_f1
 )->Figure:
@@ -511,7 +528,7 @@ def plot_corruptions(
     ax.grid(axis='y')
     return write_title(fig, f'{last.idxmin().capitalize()} hurts most: at its strongest {last.min():.0%} of the F1 is left')
 
-# %% ../nbs/42_report.ipynb #c087
+# %% ../nbs/42_report.ipynb #c090
 def plot_latency(
     table:pd.DataFrame, # index: variant; decode_ms, resize_ms, network_ms, path_ms, path_p90_ms
     baseline:str='baseline', # the row that is the unit of time
@@ -534,7 +551,7 @@ def plot_latency(
     faster = f', {table.path_ms[baseline]/table.path_ms[first]:.1f} times as fast as the {baseline}' if baseline in table.index and first != baseline else ''
     return write_title(fig, f'{first}: {table.path_ms[first]:.2f} ms from file to label{faster}')
 
-# %% ../nbs/42_report.ipynb #c090
+# %% ../nbs/42_report.ipynb #c093
 def save_figures(
     figures:dict[str, Figure], # file name without its ending → figure
     folder:Path|str, # made if it is not there
