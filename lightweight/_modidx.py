@@ -660,6 +660,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lightweight.measure.compare_times': ('measure.html#compare_times', 'lightweight/measure.py'),
                                      'lightweight.measure.export_networks': ('measure.html#export_networks', 'lightweight/measure.py'),
                                      'lightweight.measure.find_folder': ('measure.html#find_folder', 'lightweight/measure.py'),
+                                     'lightweight.measure.list_formats': ('measure.html#list_formats', 'lightweight/measure.py'),
                                      'lightweight.measure.main': ('measure.html#main', 'lightweight/measure.py'),
                                      'lightweight.measure.measure': ('measure.html#measure', 'lightweight/measure.py'),
                                      'lightweight.measure.time_predict': ('measure.html#time_predict', 'lightweight/measure.py')},

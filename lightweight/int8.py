@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,7 @@ def race_int8(
     row:dict, # of a file that passed and is in the table
     folder:str|Path, # of an export
     n_rounds:int=50, # timed rounds
-    race:Callable=time_variants, # takes files, gives times
+    race:Callable=partial(time_variants, clock=process_time, turn_ms=10), # takes files, gives times
 )->dict: # the row; not passed, and its file gone, where it is not faster
     "Keep an int8 file only where it is faster."
     name, rivals = row['variant'], find_rivals(row['variant'], folder)
