@@ -15,7 +15,7 @@ from time import process_time
 import numpy as np
 import pandas as pd
 
-from .formats import FORMATS, LIMITS, TABLE, Deployable, Format, add_rows, export_format, make_onnx, read_variants, remove_export
+from .formats import FORMATS, LIMITS, TABLE, Deployable, Format, add_rows, export_format, make_onnx, read_table, read_variants, remove_export
 from .latency import time_variants
 from .predict import KEY
 from .quantization import RUNTIMES, find_exclusions, measure_sensitivities, quantize_onnx, quantize_openvino
@@ -94,6 +94,9 @@ def race_int8(
 )->dict: # the row; not passed, and its file gone, where it is not faster
     "Keep an int8 file only where it is faster."
     name, rivals = row['variant'], find_rivals(row['variant'], folder)
+    if not rivals:
+        remove_export(Path(folder)/row['file'])
+        return _refuse(row, 'nothing to race with: no variant of this runtime without rounding passed')
     ms = race({name: read_variants(folder)[name]} | rivals, n_rounds=n_rounds).set_index('variant').p50_ms
     own, best = ms[name], ms[list(rivals)].idxmin()
     if own < ms[best]: return row
@@ -116,7 +119,7 @@ def export_int8(
     formats, rows, tables = make_int8_formats(images), [], {}
     for name in names:
         if name not in formats: raise ValueError(f'unknown format {name!r}{suggest(name, formats)}')
-        if n_rounds and not find_rivals(name, folder):
+        if n_rounds and name.removesuffix('-int8') not in set(read_table(folder).variant):
             raise ValueError(f"{name}: nothing in {folder} to race with; export {name.removesuffix('-int8')} as well, or switch the race off")
     for name in dict.fromkeys(names):
         row, table = try_int8(name, network, info, folder, check, images, limits, n_threads, tries)

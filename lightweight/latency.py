@@ -28,7 +28,7 @@ from torch import nn
 
 from .dataloaders import use_threads
 from .formats import list_parts
-from .image import open_photo, resize_image
+from .image import open_photo, read_pixels, resize_image
 from .predict import open_model
 from .records import describe_machine, describe_versions
 from .speed import time_turns
@@ -101,7 +101,13 @@ class EagerModel:
         return self.network(x).softmax(1).numpy()
 
 class PublishedModel(EagerModel):
-    "The stock loop as the published project has it: the image is scaled by Pillow."
+    "The stock loop as the published project has it: Pillow decodes the image and scales it."
+    @staticmethod
+    def read(
+        file:Path|bytes, # a picture, or its content
+    )->Image.Image: # RGB, upright
+        return open_photo(BytesIO(file) if isinstance(file, bytes) else file)
+
     @staticmethod
     def scale(
         image:Image.Image, # RGB, square
@@ -181,10 +187,9 @@ def make_part_calls(
     files:Sequence[Path|bytes], # pictures, or their content; taken one after another, round and round
 )->dict[str, Callable]: # decode, resize, network: to be called in this order
     "The steps from a file to a label, one call each."
-    turn, info, held, scale = cycle(files), model.info, {}, getattr(model, 'scale', resize_image)
-    def decode():
-        file = next(turn)
-        held['photo'] = open_photo(BytesIO(file) if isinstance(file, bytes) else file)
+    turn, info, held = cycle(files), model.info, {}
+    read, scale = getattr(model, 'read', read_pixels), getattr(model, 'scale', resize_image)
+    def decode(): held['photo'] = read(next(turn))
     def resize(): held['pixels'] = scale(held['photo'], info['img_size'], info['resize'])[None]
     def network(): return info['classes'][int(model(held['pixels'])[0].argmax())]
     return dict(decode=decode, resize=resize, network=network)
@@ -217,7 +222,7 @@ def time_paths(
     names = pd.DataFrame(times.index.tolist(), columns=['variant', 'part'])
     return _label(names.join(times.reset_index(drop=True)), models, n_threads, 1)
 
-# %% ../nbs/41_latency.ipynb #c036
+# %% ../nbs/41_latency.ipynb #c038
 _BEFORE = "import json, sys, time\nimport numpy as np\nstart = time.perf_counter()\n"
 _AFTER = """
 seconds = time.perf_counter() - start
@@ -244,7 +249,7 @@ def run_fresh(
     if done.returncode: raise RuntimeError(f"a fresh process ({' '.join(map(str, args))}) failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1]) | dict(process_s=process_s)
 
-# %% ../nbs/41_latency.ipynb #c040
+# %% ../nbs/41_latency.ipynb #c042
 def measure_bytes(
     path:str|Path, # an exported file
 )->int: # with what belongs to it, such as OpenVINO's .bin
@@ -275,7 +280,7 @@ def measure_start(
     "Measure one exported file as `measure_starts` does."
     return measure_starts({'': (path, precision)}, n_threads, n_rounds).drop(columns='variant').to_dict('records')[0]
 
-# %% ../nbs/41_latency.ipynb #c047
+# %% ../nbs/41_latency.ipynb #c049
 DTYPES = dict(f32=torch.float32, bf16=torch.bfloat16) # the numbers a runtime may calculate in
 
 def measure_matmul_rates(
@@ -304,12 +309,12 @@ def add_theory(
     theoretical = table.variant.map(macs)*table.batch/table.gmacs_per_s/1e6
     return table.assign(theoretical_ms=theoretical, times_theoretical=table.p50_ms/theoretical)
 
-# %% ../nbs/41_latency.ipynb #c052
+# %% ../nbs/41_latency.ipynb #c054
 def describe_setup(
     n_threads:int, # of the race
 )->dict: # machine, versions, n_threads, cores (usable), instructions (PyTorch's choice), load_1min (processes that wanted a core)
     "Say what a time was measured with."
-    runtimes = ('onnxruntime', 'openvino', 'executorch', 'torch', 'numpy', 'pillow')
+    runtimes = ('onnxruntime', 'openvino', 'executorch', 'torch', 'numpy', 'pillow', 'opencv-python-headless')
     return dict(machine=describe_machine(), versions=describe_versions(runtimes), n_threads=n_threads, cores=count_threads(),
                 instructions=torch.backends.cpu.get_cpu_capability(), load_1min=round(psutil.getloadavg()[0], 2))
 

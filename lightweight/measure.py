@@ -23,7 +23,7 @@ from .complexity import describe_network
 from .crops import read_crops_info, read_manifest
 import lightweight.formats as exported
 from .int8 import make_int8_formats
-from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, time_paths, time_variants
+from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, time_paths, time_settings, time_variants
 from .predict import open_model
 from .records import make_record, write_record
 from .settings import Settings, SettingsError, find_root, settings_main, suggest
@@ -74,8 +74,9 @@ def export_networks(
 )->tuple[dict, dict, pd.DataFrame]: # files: 'network, variant' → (file, precision); eager: 'network, eager' → model; parameters and MACs
     "Build and export the networks."
     crops, files, eager, sizes = read_crops_info(store), {}, {}, []
-    for name in dict.fromkeys([*s.networks, s.published]):
-        network, (mean, std), size = build_network(name, len(crops['classes']), root=root).eval(), normalization(name), s.img_sizes.get(name, s.img_size)
+    built = {name: build_network(name, len(crops['classes']), root=root).eval() for name in (*s.networks, s.published)}     # all, before any file
+    for name, network in built.items():
+        (mean, std), size = normalization(name), s.img_sizes.get(name, s.img_size)
         info = dict(classes=crops['classes'], img_size=size, resize='squish', mean=mean, std=std, split=crops['splits'])
         metadata, folder = exported.make_metadata(network, info, crops['settings'], 'none: untrained', 'Apache-2.0'), find_folder(out, name)
         deployable = exported.make_deployable(network, info)
@@ -123,6 +124,7 @@ def compare_times(
 class MeasureResult(NamedTuple):
     "What the measure stage found."
     ratios:pd.DataFrame # from `compare_times`, for single calls (turn_ms 0) and for turns of equal length
+    batches:pd.DataFrame # from `time_settings`: one image and 32 at a time
     sizes:pd.DataFrame # one row a network: parameters, MACs
     predict:pd.DataFrame # from `time_predict`, one row a network
     record:dict # what was written
@@ -135,7 +137,7 @@ def measure(
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
     store, out = root/s.crops, root/s.out
     for name in s.img_sizes:
-        if name not in s.networks: raise SettingsError(f'img_sizes: {name!r} is not in networks{suggest(name, s.networks)}')
+        if name not in (known := [*s.networks, s.published]): raise SettingsError(f'img_sizes: {name!r} is not in networks{suggest(name, known)}')
     files, eager, sizes = export_networks(s, store, out, root)
     paths = [store/crop for crop in read_manifest(store, 'valid').crop]
     pictures = [p.read_bytes() for p in paths[:64]]
@@ -143,12 +145,13 @@ def measure(
         race = dict(n_threads=s.n_threads, n_rounds=s.n_rounds, extra=eager, turn_ms=turn_ms)
         return compare_times(time_variants(files, **race), time_paths(files, pictures, **race), s.published).assign(turn_ms=turn_ms)
     ratios = pd.concat([race(turn_ms) for turn_ms in (0, s.turn_ms)], ignore_index=True)
+    batches = time_settings(files, (s.n_threads,), (1, 32), s.n_rounds, eager)
     many, first = list(islice(cycle(paths), s.n_predict)), list_formats(s, store, s.img_size)[0].file
     predict = pd.DataFrame([time_predict(find_folder(out, name)/first, many, s, out) for name in s.networks])
-    metrics = dict(ratios=list_rows(ratios), sizes=list_rows(sizes), predict=list_rows(predict), n_rounds=s.n_rounds, n_pictures=len(paths), setup=describe_setup(s.n_threads),
+    metrics = dict(ratios=list_rows(ratios), batches=list_rows(batches), sizes=list_rows(sizes), predict=list_rows(predict), n_rounds=s.n_rounds, n_pictures=len(pictures), setup=describe_setup(s.n_threads),
                    matmul=list_rows(measure_matmul_rates((s.n_threads,))))
     record = make_record('measure', s.model_dump(), s.changed(), metrics, started, perf_counter() - clock, root, dict(split=read_crops_info(store)['splits']))
     write_record(out/'record.json', record, s.record and root/s.record)
-    return MeasureResult(ratios, sizes, predict, record)
+    return MeasureResult(ratios, batches, sizes, predict, record)
 
 def main(): settings_main(MeasureSettings, lambda s: print(measure(s).ratios.round(2).to_string(index=False)), prog='lightweight-measure')

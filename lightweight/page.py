@@ -519,8 +519,8 @@ def write_example(
         size = info['img_size']
         photo = np.asarray(ImageOps.exif_transpose(Image.open('crop.jpg')).convert('RGB'))
         SQUARE
-        scaling = cv2.INTER_AREA if photo.shape[0]*photo.shape[1] > size*size else cv2.INTER_LINEAR
-        images = cv2.resize(photo, (size, size), interpolation=scaling)[None]    # uint8, (1, size, size, 3)
+        shrunk = cv2.resize(photo, (min(size, photo.shape[1]), min(size, photo.shape[0])), interpolation=cv2.INTER_AREA)
+        images = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)[None]    # uint8, (1, size, size, 3)
         probabilities, = session.run(['probabilities'], {{'images': images}})
         best = probabilities[0].argmax()
         print(info['classes'][best], probabilities[0, best])''').replace('SQUARE\n', _squares[resize].lstrip('\n') + '\n'*bool(_squares[resize]))

@@ -54,7 +54,7 @@ def describe_machine()->dict: # cpu, cores, memory_gb, system, python
                 system=f'{platform.system()} {platform.machine()}', python=platform.python_version())
 
 def describe_versions(
-    packages:Iterable[str]=('torch', 'torchvision', 'fastai', 'timm', 'numpy', 'pillow'), # distribution names
+    packages:Iterable[str]=('torch', 'torchvision', 'fastai', 'timm', 'numpy', 'pillow', 'opencv-python-headless'), # distribution names
 )->dict: # name → version, or None when it is not installed
     "Say which library versions are installed."
     def version(name):

@@ -8,8 +8,8 @@ __all__ = ['TIMES', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'PLACE'
            'describe_race', 'write_results', 'main']
 
 # %% ../nbs/54_standings.ipynb #c003
+import argparse
 import math
-import sys
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -33,8 +33,8 @@ def read_race(
     "Read the records of a race."
     records = {p.stem: read_record(p) for p in sorted(Path(folder).glob('*.json'))}
     times = records.pop(TIMES, None)
-    timed = {row['contestant'] for row in times['metrics']['rows']} if times else set()
-    return {name: r for name, r in records.items() if name in timed}, times
+    timed = times['hashes'] if times else {}
+    return {name: r for name, r in records.items() if timed.get(name) == r['metrics']['runs'][0]['checkpoint']}, times
 
 # %% ../nbs/54_standings.ipynb #c010
 def pick_variant(
@@ -180,9 +180,10 @@ def describe_race(
     table = tabulate_race(folder)
     if table.empty: return ''
     m = read_record(Path(folder)/f'{TIMES}.json')['metrics']
-    faster = f"The published path (Pillow, eager PyTorch, {m['published']}) takes {m['published_path']['path_ms']:.1f} ms, the stock baseline {m['baseline']['path_ms']:.1f} ms, timed in turns with all others."
+    published = f"the published path (Pillow, eager PyTorch, {m['published']}) {m['published_path']['path_ms']:.1f} ms, " if m['published_path'] else ''
+    faster = f"Timed in turns with all others, {published}the stock baseline takes {m['baseline']['path_ms']:.1f} ms. Bold: no other is both quicker and better."
     notes = [f'{row.contestant}: {row.about}.' for row in table.itertuples() if row.about]
-    return '\n\n'.join([to_markdown(format_race(table)), f'![Test macro-F1 against milliseconds]({picture})', faster + ' Bold: no other is both quicker and better.', *notes])
+    return '\n\n'.join([to_markdown(format_race(table)), f'![Test macro-F1 against milliseconds]({picture})', faster, *notes])
 
 # %% ../nbs/54_standings.ipynb #c027
 PLACE = 'results/race' # of the records and the picture, from the root
@@ -198,5 +199,6 @@ def write_results(
 
 def main():
     "Console script: `lightweight-results [FOLDER]` makes the README and its picture from the records; FOLDER instead of the repository."
-    root = find_root()
-    for path in write_results(root, sys.argv[1] if len(sys.argv) > 1 else root): print(path)
+    parser, root = argparse.ArgumentParser(prog='lightweight-results', description='Make the README and its picture from the records.'), find_root()
+    parser.add_argument('folder', nargs='?', default=root, help='where they go; default: the repository')
+    for path in write_results(root, parser.parse_args().folder): print(path)
