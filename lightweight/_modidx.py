@@ -663,6 +663,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lightweight.losses.make_loss': ('losses.html#make_loss', 'lightweight/losses.py')},
             'lightweight.measure': { 'lightweight.measure.MeasureResult': ('measure.html#measureresult', 'lightweight/measure.py'),
                                      'lightweight.measure.MeasureSettings': ('measure.html#measuresettings', 'lightweight/measure.py'),
+                                     'lightweight.measure.build_or_load': ('measure.html#build_or_load', 'lightweight/measure.py'),
                                      'lightweight.measure.compare_times': ('measure.html#compare_times', 'lightweight/measure.py'),
                                      'lightweight.measure.export_networks': ('measure.html#export_networks', 'lightweight/measure.py'),
                                      'lightweight.measure.find_folder': ('measure.html#find_folder', 'lightweight/measure.py'),
