@@ -19,13 +19,12 @@ from pydantic import Field
 from scipy import stats
 
 from .complexity import describe_network
-from .cost import find_format, open_untrained, time_beside, time_reference
+from .cost import open_untrained, time_beside, time_reference
 from .crops import read_crops_info
 from .records import make_record, write_record
 from .settings import Settings, SettingsError, find_root, read_yaml, resolve_path, settings_main
-from .train import TrainSettings, train_once
+from .train import TrainSettings, build_from, train_once
 from .training import load_checkpoint
-from .zoo import build_network
 
 # %% ../nbs/compare.ipynb #c006
 class CompareSettings(Settings):
@@ -115,8 +114,7 @@ def build_variation(
 ): # the network, untrained; that of `start` as it was trained
     "Build the network of a variation."
     if t.start: return load_checkpoint(resolve_path(t.start, root))[0]
-    network = str(resolve_path(t.network, root)) if t.network.endswith(('.yaml', '.yml')) else t.network
-    return build_network(network, n_classes, False, t.cut, root, t.head_width, t.dropout or None)
+    return build_from(t, n_classes, root)
 
 def time_variations(
     plan:dict[tuple[str, str], TrainSettings], # from `check_plan`
@@ -148,7 +146,6 @@ def compare(
     "Train a plan, leave its tables and a record."
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
     out = root/s.out
-    if s.variant: find_format(s.variant)
     plan = read_yaml(resolve_path(s.plan, root))  # before the trainings: the file may be edited while they run
     checked = check_plan(plan, s.plan)
     times = time_variations(checked, s.variant, root) if s.variant else None      # before the trainings, too: what cannot be built or exported shows now

@@ -6,13 +6,11 @@
 __all__ = ['CompressSettings', 'Cut', 'Blocks', 'Channels', 'Train', 'Variant', 'list_options', 'Step', 'plan_training',
            'read_steps', 'name_fault', 'rehearse', 'check_ladder', 'Measured', 'is_better', 'Bench', 'Rung',
            'load_crops', 'load_batches', 'make_score', 'train_on', 'train_between', 'reshape', 'write_text',
-           'make_weights', 'find_variant', 'make_format', 'judge_file', 'export_rung', 'hash_text', 'hash_shape',
-           'open_rung', 'time_rungs', 'name_rung', 'read_rung', 'write_rung', 'start_ladder', 'make_rung', 'judge_rung',
-           'note', 'tabulate_rungs', 'climb', 'time_path', 'plot_ladder', 'CompressResult', 'compress', 'main']
+           'make_weights', 'find_variant', 'make_format', 'judge_file', 'export_rung', 'hash_shape', 'open_rung',
+           'time_rungs', 'name_rung', 'read_rung', 'write_rung', 'start_ladder', 'make_rung', 'judge_rung', 'note',
+           'tabulate_rungs', 'climb', 'time_path', 'plot_ladder', 'CompressResult', 'compress', 'main']
 
 # %% ../nbs/compress.ipynb #c003
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -42,7 +40,7 @@ from .losses import make_loss
 from .metrics import macro_f1
 from .predict import Model, open_model
 from .pruning import cut_after, find_droppable, prune_depth, prune_network, rank_by_influence, rank_by_score
-from .records import hash_file, make_record, read_record, write_record
+from .records import hash_data, hash_file, make_record, read_record, write_record
 from .report import make_axes, spread_labels, write_key, write_title
 from .settings import Settings, SettingsError, StageStopped, find_root, settings_main, suggest, write_atomically
 from .store import open_store
@@ -384,19 +382,13 @@ def export_rung(
     return about | differs | judge_file(folder/form.file, row['precision'], pixels, bench.valid, info['classes'])
 
 # %% ../nbs/compress.ipynb #c026
-def hash_text(
-    value:object, # plain data
-)->str: # hexadecimal
-    "Name plain data by its content."
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
 def hash_shape(
     recipe:dict, # of a network
     img_size:int, # px
     variant:str, # of the file
 )->str: # equal where times are equal
     "Name all that decides how long a file takes."
-    return hash_text([recipe, img_size, variant])
+    return hash_data([recipe, img_size, variant])
 
 def open_rung(
     bench:Bench,
@@ -427,7 +419,7 @@ def name_rung(
     "Name a rung by all that decides what it comes to."
     trainings = [pick_decisive(t) | dict(teacher=t.teacher and hash_file(find_teacher(t, bench.root))) if t else None for t in (step.train, step.between)]
     rivals = [(r.record['hashes']['checkpoint'], r.facts['variant']) for r in (base, best)]
-    return hash_text([step.kind, step.options.model_dump(), trainings, rivals, bench.own['split'], bench.s.samples])
+    return hash_data([step.kind, step.options.model_dump(), trainings, rivals, bench.own['split'], bench.s.samples])
 
 def read_rung(
     bench:Bench,
@@ -463,7 +455,7 @@ def start_ladder(
 )->Rung: # the run itself, exported and measured
     "Make the first rung."
     path, source = f'{bench.s.out}/00-start', bench.root/bench.s.run/'model.safetensors'
-    key, clocks = hash_text([hash_file(source), bench.s.variant, bench.own['split']]), (datetime.now(), perf_counter(), process_time())
+    key, clocks = hash_data([hash_file(source), bench.s.variant, bench.own['split']]), (datetime.now(), perf_counter(), process_time())
     if made := read_rung(bench, path, key): return made
     network, info = load_checkpoint(source)
     checkpoint = save_checkpoint(bench.root/path/'model.safetensors', network, info)
@@ -597,7 +589,7 @@ def compress(
     say=print, # takes a line of text
 )->CompressResult:
     "Climb down the ladder; leave a folder for each rung, a table, a figure and a record."
-    started, clock, cpu, root = datetime.now(), perf_counter(), process_time(), root or find_root()
+    started, clock, root = datetime.now(), perf_counter(), root or find_root()
     network, own = load_checkpoint(root/s.run/'model.safetensors')
     store = root/(s.crops or own['crops'])
     bench, plan = Bench(s, root, store, own, open_split(store, own, 'valid'), say), read_steps(s, own)

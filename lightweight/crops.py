@@ -7,7 +7,6 @@ __all__ = ['PAPERS', 'DECODED', 'select_large', 'check_labels', 'plan_crops', 'P
            'fingerprint_crops', 'read_crops_info', 'read_manifest', 'cut_crops', 'share_crops']
 
 # %% ../nbs/04_crops.ipynb #c003
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .image import cut_box, open_photo
+from .records import hash_data
 from .settings import suggest, write_atomically
 from .splits import SPLITS, check_splits, count_splits, hash_splits
 
@@ -145,7 +145,7 @@ def fingerprint_crops(
     if missing: raise FileNotFoundError(f"{len(missing)} photo(s) are missing under {root}, for instance {missing[0]}")
     stats = [(Path(root)/name).stat() for name in names]
     photos = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats)]
-    return hashlib.sha256(json.dumps([1, settings, photos, _to_csv(plan)], sort_keys=True).encode()).hexdigest()[:16]
+    return hash_data([1, settings, photos, _to_csv(plan)])[:16]
 
 def read_crops_info(
     folder:str|Path, # a crop store
@@ -267,7 +267,7 @@ def share_crops(
     store, out, info = Path(store), Path(out), read_crops_info(store)
     manifest = manifest.assign(crop=[os.path.relpath((store/c).resolve(), out.resolve()) for c in manifest.crop])
     counts = {split: rows.label.value_counts().to_dict() for split, rows in manifest.groupby('split')}
-    name = hashlib.sha256(json.dumps([info['fingerprint'], _to_csv(manifest)]).encode()).hexdigest()[:16]
+    name = hash_data([info['fingerprint'], _to_csv(manifest)])[:16]
     facts = dict(fingerprint=name, counts=counts, n_crops=len(manifest), n_photos=int(manifest.photo_id.nunique()))
     write_atomically(out/'manifest.csv', _to_csv(manifest))
     write_atomically(out/'crops.json', json.dumps(info | facts | changes, indent=1, ensure_ascii=False) + '\n')

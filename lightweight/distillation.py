@@ -10,7 +10,6 @@ __all__ = ['FEATURE_LOSSES', 'soften', 'distil_loss', 'Teacher', 'check_teacher'
 
 # %% ../nbs/32_distillation.ipynb #c003
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -34,8 +33,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .crops import read_manifest
-from .image import SCALING, cut_box, open_photo, resize_image, scale_pixels
-from .records import hash_file
+from .image import SCALING, cut_box, open_photo, resize_image
+from .records import hash_data, hash_file
 from .resume import Saver
 from .settings import write_atomically
 from .speed import shrink
@@ -176,7 +175,7 @@ def _fill(part, shape, dtype, make, step, bar):
     return part
 
 # %% ../nbs/32_distillation.ipynb #c033
-def _name(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def _name(*parts): return hash_data(parts)[:16]
 
 def open_logits(
     path:str|Path, # the teacher's checkpoint

@@ -160,8 +160,8 @@ def measure(
         return compare_times(time_variants(files, **race), time_paths(files, pictures, **race), s.published).assign(turn_ms=turn_ms)
     ratios = pd.concat([race(turn_ms) for turn_ms in (0, s.turn_ms)], ignore_index=True)
     batches = time_settings(files, (s.n_threads,), (1, 32), s.n_rounds, eager)
-    many, first = list(islice(cycle(paths), s.n_predict)), list_formats(s, store, s.img_size)[0].file
-    predict = pd.DataFrame([time_predict(find_folder(out, name)/first, many, s, out) for name in s.networks])
+    many = list(islice(cycle(paths), s.n_predict))
+    predict = pd.DataFrame([time_predict(files[f'{name}, {s.formats[0]}'][0], many, s, out) for name in s.networks])
     metrics = dict(ratios=list_rows(ratios), batches=list_rows(batches), sizes=list_rows(sizes), predict=list_rows(predict), n_rounds=s.n_rounds, n_pictures=len(pictures), setup=describe_setup(s.n_threads),
                    matmul=list_rows(measure_matmul_rates((s.n_threads,))))
     record = make_record('measure', s.model_dump(), s.changed(), metrics, started, perf_counter() - clock, root, dict(split=read_crops_info(store)['splits']))

@@ -34,21 +34,21 @@ from .compare import t_interval
 from .complexity import describe_network
 from .crop import CropSettings, label_objects
 from .crops import cut_crops, read_crops_info, read_manifest, select_large, share_crops
-from .evaluate import note_opening
+from .evaluate import note_opening, open_baseline
 from .export import ExportSettings, export, open_split
 from .floor import fit_colours, fit_majority
 import lightweight.formats as exported
 from .formats import ask_model, read_table, read_variants, to_pixels
 from .latency import EagerModel, describe_setup, open_variants, time_paths
 from .metrics import macro_f1
-from .records import hash_file, make_record, read_record, write_record
+from .records import hash_data, hash_file, make_record, read_record, write_record
 from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, resolve_path, settings_main, suggest, write_atomically
 from .splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.standings as standings
 from .store import load_images
 from .train import TrainSettings, measure_f1, train
 from .training import load_checkpoint
-from .zoo import build_network, normalization, split_name
+from .zoo import resolve_network, split_name
 
 # %% ../nbs/race.ipynb #c006
 class RaceSettings(Settings):
@@ -141,7 +141,7 @@ def check_network(
 ):
     "Refuse a network that does not exist; one with braces is made later."
     if '{' in name: return
-    try: split_name(str(resolve_path(name, root)) if name.endswith(('.yaml', '.yml')) else name, root)
+    try: split_name(resolve_network(name, root), root)
     except ValueError as e: raise SettingsError(f'{where}: {e}') from None
 
 def refuse_strangers(
@@ -335,7 +335,7 @@ def name_crops(
     store:Path, # a crop store
 )->str: # 16 hexadecimal digits
     "Name crops by what was cut, how, with which labels and splits; the hash of a split knows the photos only."
-    return hashlib.sha256(json.dumps([read_crops_info(store)['settings'], hash_file(store/'manifest.csv')]).encode()).hexdigest()[:16]
+    return hash_data([read_crops_info(store)['settings'], hash_file(store/'manifest.csv')])[:16]
 
 def name_step(
     kind:str, # of the step
@@ -345,7 +345,7 @@ def name_step(
 )->str: # 16 hexadecimal digits
     "Name a step by all that decides what comes out."
     decisive = settings.model_dump(mode='json', exclude={'out', 'resume', 'device', 'tracker', 'checkpoint_every'})
-    return hashlib.sha256(json.dumps([kind, decisive, crops, hash_sources(decisive, root)], sort_keys=True).encode()).hexdigest()[:16]
+    return hash_data([kind, decisive, crops, hash_sources(decisive, root)])[:16]
 
 def count_cpu()->float: # seconds
     "Count the work of this process and of those it started and outlived."
@@ -593,8 +593,7 @@ def open_rivals(
 )->dict: # name → model
     "Open what every time is compared to."
     info = next(iter(entrants.values())).info
-    stock, (mean, std) = build_network(plan.baseline, len(info['classes']), root=root).eval(), normalization(plan.baseline)
-    baseline = EagerModel(stock, dict(classes=info['classes'], img_size=plan.baseline_img_size, resize='squish', mean=mean, std=std))
+    baseline = open_baseline(plan.baseline, dict(classes=info['classes'], img_size=plan.baseline_img_size, resize='squish'), root)
     published = entrants[plan.published].models if plan.published in entrants else {}
     return dict(baseline=baseline) | {'published path': m for v, m in published.items() if v in ('eager', 'numpy')}
 

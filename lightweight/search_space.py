@@ -8,12 +8,11 @@ __all__ = ['OPS', 'MULTIPLES', 'WIDTHS', 'LEAST', 'MOST', 'STAGES', 'SPACES', 'S
            'draw_tight', 'draw_front', 'make_draw']
 
 # %% ../nbs/30_search_space.ipynb #c002
-import hashlib
-import json
 from typing import NamedTuple
 
 from .genotype import Genotype, parse_genotype, to_dict, to_yaml
 from .layers import round_width
+from .records import hash_data
 from .settings import suggest
 
 # %% ../nbs/30_search_space.ipynb #c005
@@ -46,7 +45,7 @@ def name_draw(
 )->str: # 16 hexadecimal digits
     "Name a draw by what would be trained."
     layers = to_dict(draw.genotype)['layers'] if draw.genotype else None
-    return hashlib.sha256(json.dumps([layers, draw.settings, more], sort_keys=True).encode()).hexdigest()[:16]
+    return hash_data([layers, draw.settings, more])[:16]
 
 def describe_draw(
     draw:Draw, # any

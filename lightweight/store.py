@@ -6,8 +6,6 @@
 __all__ = ['load_images', 'name_store', 'build_store', 'remove_stale', 'open_store']
 
 # %% ../nbs/06_store.ipynb #c003
-import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .crops import DECODED, read_crops_info, read_manifest
 from .image import SCALING, read_pixels, resize_image
+from .records import hash_data
 
 # %% ../nbs/06_store.ipynb #c007
 def load_images(
@@ -44,7 +43,7 @@ def load_images(
 # %% ../nbs/06_store.ipynb #c010
 def _key(folder):
     parts = ['3 planes', read_crops_info(folder)['fingerprint'], (Path(folder)/'manifest.csv').read_text(encoding='utf-8'), SCALING]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hash_data(parts)[:16]
 
 def name_store(
     folder:str|Path, # a finished crop store

@@ -6,8 +6,6 @@
 __all__ = ['TeachSettings', 'TeachResult', 'open_teacher', 'build_student', 'pick_decisive', 'teach', 'main']
 
 # %% ../nbs/teach.ipynb #c003
-import hashlib
-import json
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
@@ -24,11 +22,11 @@ from .crops import read_crops_info
 from .dataloaders import use_threads
 from .distillation import Pooled, Teacher, check_teacher, draw_patches, fit_pupil, hash_network
 from .distillation import list_train_photos, make_patch_loaders, make_pupil, open_features, open_patches
-from .records import hash_file, make_record, write_record
+from .records import hash_data, hash_file, make_record, write_record
 from .settings import Settings, StageStopped, find_root, resolve_path, settings_main
 from .train import choose_device, explain_stop, take_up
 from .training import load_checkpoint
-from .zoo import build_network, normalization
+from .zoo import build_network, normalization, resolve_network
 
 # %% ../nbs/teach.ipynb #c006
 class TeachSettings(Settings):
@@ -88,7 +86,7 @@ def build_student(
     root:Path, # the repository
 )->tuple[nn.Module, tuple, tuple]: # with one class that means nothing; mean and std of its normalisation
     "Build the student from scratch."
-    name = str(resolve_path(s.network, root)) if s.network.endswith(('.yaml', '.yml')) else s.network
+    name = resolve_network(s.network, root)
     set_seed(s.seed)
     return build_network(name, 1, False, s.cut, root, s.head_width), *normalization(name)
 
@@ -108,7 +106,7 @@ def _gather(s, root, teacher, say):
     patch_file, patches = open_patches(table, source, root/s.patches, s.img_size, s.n_threads)
     feature_file, features = open_features(teacher, patch_file, patches, s.mirror)
     say(f"{features.shape[2]} features of each from {s.teacher} at {teacher.size} px")
-    key = hashlib.sha256(json.dumps([feature_file.name, pick_decisive(s)], sort_keys=True).encode()).hexdigest()
+    key = hash_data([feature_file.name, pick_decisive(s)])
     return table, patches, features, key
 
 def _stop(error, learn, make, out):

@@ -33,11 +33,11 @@ from .predict import Model
 from .records import make_record, write_record
 from .score import competition_score
 from .search_space import Draw, describe_draw, make_draw, name_draw, read_draw
-from .settings import Settings, SettingsError, StageStopped, find_root, resolve_path, settings_main, write_atomically
+from .settings import Settings, SettingsError, StageStopped, find_root, settings_main, write_atomically
 from .study import Queue, choose_trial, derive_seed, draw_figures, find_front, find_twin, follow_best, hide_password, keep_trained
 from .study import copy_twin, count_trials, make_sampler, measure_span, open_storage, open_study, save_figures, select_trained
 from .study import set_budgets, spread_plans, tabulate_trials, work
-from .train import TrainSettings, train
+from .train import TrainSettings, build_from, train
 from .zoo import build_network
 
 # %% ../nbs/tune.ipynb #c006
@@ -150,8 +150,7 @@ def make_builder(
     t:TrainSettings, # of a draw
 )->Callable: # no arguments: the network, untrained
     "Make a function that builds the network of a draw."
-    network = str(resolve_path(t.network, bench.root)) if t.network.endswith('.yaml') else t.network
-    return lambda: build_network(network, bench.n_classes, False, t.cut, bench.root, t.head_width, t.dropout or None)
+    return lambda: build_from(t, bench.n_classes, bench.root)
 
 def score_trial(
     bench:Bench, # what a worker needs
