@@ -39,7 +39,7 @@ from .export import ExportSettings, export, open_split
 from .floor import fit_colours, fit_majority
 import lightweight.formats as exported
 from .formats import ask_model, read_table, read_variants, to_pixels
-from .latency import EagerModel, describe_setup, open_variants, time_paths
+from .latency import EagerModel, PublishedModel, describe_setup, open_variants, time_paths
 from .metrics import macro_f1
 from .records import hash_data, hash_file, make_record, read_record, write_record
 from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, resolve_path, settings_main, suggest, write_atomically
@@ -77,6 +77,7 @@ class Contestant(Settings):
     floor:Literal['','majority','colours'] = Field('', description='a model without a network, instead of steps')
     steps:list[dict[str, dict|str]] = Field([], description='teach, train or compress: settings of that stage, a file of them, or both (file: NAME)')
     seeds:list[NonNegativeInt] = Field([], description="instead of the plan's; a floor has no use for them")
+    judged:list[NonNegativeInt] = Field([], description='only some of the folds that judge, for what costs too much on all; its row has no interval then')
 
 class Plan(Settings):
     "What is raced, on what."
@@ -198,7 +199,7 @@ def check_contestant(
     steps = [check_step(step, places, f'{where}: step {i}', root) for i, step in enumerate(c.steps, 1)]
     fitted = [i for i, step in enumerate(steps, 1) if step.values.get('epochs') == 'budget']
     if len(fitted) > 1: raise SettingsError(f'{where}: epochs = budget in steps {fitted}; only one training can take what is left')
-    refuse_twice(c, ('seeds',), where)
+    refuse_twice(c, ('seeds', 'judged'), where)
     return c.model_copy(update=dict(steps=steps))
 
 def read_plan(
@@ -295,7 +296,7 @@ def list_runs(
 )->list[Run]: # contestant by contestant
     "List all runs of a race; floors have nothing to draw, so one seed is enough."
     return [Run(name, fold, seed, f'{s.out}/runs/{name}/fold-{fold}-seed-{seed}')
-            for name, c in plan.contestants.items() for fold in judged for seed in (c.seeds or plan.seeds)[:1 if c.floor else None]]
+            for name, c in plan.contestants.items() for fold in c.judged or judged for seed in (c.seeds or plan.seeds)[:1 if c.floor else None]]
 
 def find_result(
     run:Run, # of a contestant with steps
@@ -485,6 +486,8 @@ def open_floor(
     name = hashlib.sha256(floor.bias.tobytes() + floor.weights.tobytes()).hexdigest()
     return Entrant(floor.info, name, dict(numpy=floor), dict(parameters=floor.n_parameters, macs_m=floor.looks*floor.weights.size/1e6, modules=0))
 
+_gate = dict(agreement=.9, macro_f1=.02, max_difference_rounded=.5) # each file is judged by its own answers
+
 def export_once(
     folder:str, # of a finished training, from the root
     checkpoint:str, # SHA-256
@@ -493,9 +496,11 @@ def export_once(
     root:Path, # the repository
 )->dict: # variant → (file, precision), of those that passed
     "Export a run unless that has been done; none may have passed."
-    table, wanted = read_table(root/folder/'export'), {v for f in formats for v in (exported.FORMATS[f].variants if f in exported.FORMATS else [f])}    # an int8 file is its own variant
-    if not wanted <= set(table.variant[table.checkpoint == checkpoint]):
-        try: export(ExportSettings(run=folder, formats=formats, n_threads=s.n_threads), root)
+    table = read_table(root/folder/'export')
+    made = set(table.variant[table.checkpoint == checkpoint])
+    missing = [f for f in formats if not made.issuperset(exported.FORMATS[f].variants if f in exported.FORMATS else [f])]    # an int8 file is its own variant
+    if missing:
+        try: export(ExportSettings(run=folder, formats=missing, n_threads=s.n_threads, **_gate), root)
         except StageStopped as e:
             if isinstance(e.__cause__, KeyboardInterrupt): raise
     return read_variants(root/folder/'export')
@@ -594,8 +599,8 @@ def open_rivals(
     "Open what every time is compared to."
     info = next(iter(entrants.values())).info
     baseline = open_baseline(plan.baseline, dict(classes=info['classes'], img_size=plan.baseline_img_size, resize='squish'), root)
-    published = entrants[plan.published].models if plan.published in entrants else {}
-    return dict(baseline=baseline) | {'published path': m for v, m in published.items() if v in ('eager', 'numpy')}
+    published = entrants[plan.published].models.get('eager') if plan.published in entrants else None
+    return dict(baseline=baseline) | ({'published path': PublishedModel(published.network, published.info)} if published else {})
 
 def time_entrants(
     entrants:Mapping, # contestant → Entrant
