@@ -741,6 +741,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lightweight.predict._check_options': ('predict.html#_check_options', 'lightweight/predict.py'),
                                      'lightweight.predict._cut_item': ('predict.html#_cut_item', 'lightweight/predict.py'),
                                      'lightweight.predict._explain': ('predict.html#_explain', 'lightweight/predict.py'),
+                                     'lightweight.predict._fix_batch': ('predict.html#_fix_batch', 'lightweight/predict.py'),
                                      'lightweight.predict._import': ('predict.html#_import', 'lightweight/predict.py'),
                                      'lightweight.predict._open_executorch': ('predict.html#_open_executorch', 'lightweight/predict.py'),
                                      'lightweight.predict._open_onnx': ('predict.html#_open_onnx', 'lightweight/predict.py'),

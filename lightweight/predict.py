@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -59,17 +60,24 @@ def _open_onnx(path, n_threads, precision):
     return Opened(text, x.name, x.type.removeprefix('tensor(').rstrip(')'), x.shape, lambda images: session.run(None, {x.name: images})[0], 'f32')
 
 # %% ../nbs/45_predict.ipynb #c012
+def _fix_batch(model):
+    "A copy that takes one picture at a time, where the input is a batch of pictures."
+    single, sides = model.clone(), model.input(0).partial_shape
+    if len(sides) == 4: single.reshape([1, *list(sides)[1:]])
+    return single
+
 def _open_openvino(path, n_threads, precision):
     if not path.with_suffix('.bin').is_file(): raise FileNotFoundError(f"{path.with_suffix('.bin')}: not there; the weights of {path.name} are in it")
     core = _import('openvino', path, 'predict').Core()
     model = core.read_model(path)
     if any(o.get_type_name() == 'FakeQuantize' for o in model.get_ops()): precision = 'bf16'        # int8: what is not rounded already
-    compiled = core.compile_model(model, 'CPU', dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision))
-    x, request = compiled.input(0), compiled.create_infer_request()
+    options = dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision)
+    single = core.compile_model(_fix_batch(model), 'CPU', options)
+    x, one, many = model.input(0), single.create_infer_request(), cache(lambda: core.compile_model(model, 'CPU', options).create_infer_request())
     text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
     shape = [d.get_length() if d.is_static else None for d in x.partial_shape]
-    def run(images): return request.infer({x: images}, share_inputs=True)[0]      # the result is copied, the images are not
-    return Opened(text, x.any_name, x.element_type.to_dtype().name, shape, run, compiled.get_property('INFERENCE_PRECISION_HINT').to_string())
+    def run(images): return (one if len(images) == 1 else many()).infer({0: images}, share_inputs=True)[0]      # the result is copied, the images are not
+    return Opened(text, x.any_name, x.element_type.to_dtype().name, shape, run, single.get_property('INFERENCE_PRECISION_HINT').to_string())
 
 # %% ../nbs/45_predict.ipynb #c014
 def _open_torchscript(path, n_threads, precision):
