@@ -18,7 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -66,17 +66,29 @@ def _fix_batch(model):
     if len(sides) == 4: single.reshape([1, *list(sides)[1:]])
     return single
 
+def _ask_one(request):
+    "Answer for one picture, whose bytes are put where the plugin reads them."
+    source = request.get_input_tensor(0).data
+    def run(images):
+        source[:] = images
+        request.infer(share_outputs=True)
+        return request.get_output_tensor(0).data.copy()
+    return run
+
+def _ask_many(request): return lambda images: request.infer({0: images}, share_inputs=True)[0]      # the result is copied, the images are not
+
 def _open_openvino(path, n_threads, precision):
     if not path.with_suffix('.bin').is_file(): raise FileNotFoundError(f"{path.with_suffix('.bin')}: not there; the weights of {path.name} are in it")
     core = _import('openvino', path, 'predict').Core()
     model = core.read_model(path)
     if any(o.get_type_name() == 'FakeQuantize' for o in model.get_ops()): precision = 'bf16'        # int8: what is not rounded already
-    options = dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision)
-    single = core.compile_model(_fix_batch(model), 'CPU', options)
-    x, one, many = model.input(0), single.create_infer_request(), cache(lambda: core.compile_model(model, 'CPU', options).create_infer_request())
-    text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
+    compile_graph = partial(core.compile_model, device_name='CPU', config=dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision))
+    single = compile_graph(_fix_batch(model))
+    many = cache(lambda: _ask_many(compile_graph(model).create_infer_request()))
+    one = _ask_one(single.create_infer_request()) if single.input(0).partial_shape.is_static else many()
+    x, text = model.input(0), model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
     shape = [d.get_length() if d.is_static else None for d in x.partial_shape]
-    def run(images): return (one if len(images) == 1 else many()).infer({0: images}, share_inputs=True)[0]      # the result is copied, the images are not
+    def run(images): return one(images) if len(images) == 1 else many()(images)
     return Opened(text, x.any_name, x.element_type.to_dtype().name, shape, run, single.get_property('INFERENCE_PRECISION_HINT').to_string())
 
 # %% ../nbs/45_predict.ipynb #c014

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TIMES', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'PLACE', 'read_race', 'pick_variant', 'find_front',
-           'tabulate_race', 'format_race', 'list_ticks', 'place_dots', 'place_names', 'draw_race', 'plot_curves',
-           'describe_race', 'write_results', 'main']
+           'tabulate_race', 'list_goals', 'format_race', 'list_ticks', 'place_dots', 'place_names', 'draw_race',
+           'plot_curves', 'describe_race', 'write_results', 'main']
 
 # %% ../nbs/54_standings.ipynb #c003
 import argparse
@@ -71,6 +71,25 @@ def tabulate_race(
     return table.assign(times_faster=t['baseline']['path_ms']/table.path_ms, score=scores, front=find_front(table.path_ms, table['mean']))
 
 # %% ../nbs/54_standings.ipynb #c013
+def list_goals(
+    folder:str|Path, # of a race's records
+)->pd.DataFrame: # goal, asked, reached, met; no rows where the plan had no goals or someone they are about is missing
+    "Set what was reached beside what was asked."
+    table, (_, times) = tabulate_race(folder), read_race(folder)
+    goals = times['metrics'].get('goals') if times else None
+    if not goals or not {goals['winner'], times['metrics']['published']} <= set(table.contestant): return pd.DataFrame()
+    rows, best = table.set_index('contestant'), table.iloc[0]
+    winner, published = rows.loc[goals['winner']], rows.loc[times['metrics']['published']]
+    path = times['metrics']['published_path']['path_ms']
+    found = [('parameters', 'most', published.parameters, winner.parameters),
+             ('points of macro-F1 above the published network', 'least', goals['points_above_published'], 100*(winner['mean'] - published['mean'])),
+             ('points of macro-F1 below the best network', 'most', goals['points_below_best'], 100*(best['mean'] - winner['mean'])),
+             ('times as fast as the published path', 'least', goals['times_published_path'], path/winner.path_ms),
+             ('score', 'most', goals['score'], winner.score),
+             (f'macro-F1 of the best network, {best.contestant}', 'least', goals['best_macro_f1'], best['mean'])]
+    return pd.DataFrame([dict(goal=goal, asked=f'at {side} {limit:,g}', reached=f'{value:,.4g}', met=bool(value <= limit if side == 'most' else value >= limit)) for goal, side, limit, value in found])
+
+# %% ../nbs/54_standings.ipynb #c016
 def format_race(
     table:pd.DataFrame, # from `tabulate_race`
 )->pd.DataFrame: # of text
@@ -83,7 +102,7 @@ def format_race(
                 'score': '' if pd.isna(row.score) else f'{row.score:.3f}'}
     return pd.DataFrame([write(row) for _, row in table.iterrows()])
 
-# %% ../nbs/54_standings.ipynb #c016
+# %% ../nbs/54_standings.ipynb #c019
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 60, 140, 24, 52 # pixels
 
 def list_ticks(
@@ -118,7 +137,7 @@ def place_names(
         placed.append((dot.x, at)); y[i] = at
     return [y[i] for i in dots.index]
 
-# %% ../nbs/54_standings.ipynb #c018
+# %% ../nbs/54_standings.ipynb #c021
 def _text(x, y, text, anchor='start', more=''):
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(str(text))}</text>'
 
@@ -157,7 +176,7 @@ def draw_race(
     parts += [_draw_name(dot, y) for dot, y in zip(dots.itertuples(), place_names(dots))]
     return '\n'.join([*parts, '</svg>']) + '\n'
 
-# %% ../nbs/54_standings.ipynb #c021
+# %% ../nbs/54_standings.ipynb #c024
 def plot_curves(
     records:dict, # contestant → record
 )->Figure:
@@ -171,7 +190,7 @@ def plot_curves(
     write_key(fig)
     return fig
 
-# %% ../nbs/54_standings.ipynb #c024
+# %% ../nbs/54_standings.ipynb #c027
 def describe_race(
     folder:str|Path, # of a race's records
     picture:str, # address of the picture, as the page has it
@@ -183,9 +202,11 @@ def describe_race(
     published = f"the published path (Pillow, eager PyTorch, {m['published']}) {m['published_path']['path_ms']:.1f} ms, " if m['published_path'] else ''
     faster = f"Timed in turns with all others, {published}the stock baseline takes {m['baseline']['path_ms']:.1f} ms. Bold: no other is both quicker and better."
     notes = [f'{row.contestant}: {row.about}.' for row in table.itertuples() if row.about]
-    return '\n\n'.join([to_markdown(format_race(table)), f'![Test macro-F1 against milliseconds]({picture})', faster, *notes])
+    goals = list_goals(folder)
+    reached = [] if goals.empty else ['What was asked of the winner before the race, and what it reached:', to_markdown(goals.assign(met=goals.met.map({True: 'yes', False: '**no**'})))]
+    return '\n\n'.join([to_markdown(format_race(table)), f'![Test macro-F1 against milliseconds]({picture})', faster, *reached, *notes])
 
-# %% ../nbs/54_standings.ipynb #c027
+# %% ../nbs/54_standings.ipynb #c030
 PLACE = 'results/race' # of the records and the picture, from the root
 
 def write_results(
