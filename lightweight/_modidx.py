@@ -882,6 +882,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lightweight.race._read_training': ('race.html#_read_training', 'lightweight/race.py'),
                                   'lightweight.race.average_runs': ('race.html#average_runs', 'lightweight/race.py'),
                                   'lightweight.race.check_contestant': ('race.html#check_contestant', 'lightweight/race.py'),
+                                  'lightweight.race.check_goals': ('race.html#check_goals', 'lightweight/race.py'),
                                   'lightweight.race.check_network': ('race.html#check_network', 'lightweight/race.py'),
                                   'lightweight.race.check_step': ('race.html#check_step', 'lightweight/race.py'),
                                   'lightweight.race.count_cpu': ('race.html#count_cpu', 'lightweight/race.py'),

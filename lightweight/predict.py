@@ -75,7 +75,9 @@ def _ask_one(request):
         return request.get_output_tensor(0).data.copy()
     return run
 
-def _ask_many(request): return lambda images: request.infer({0: images}, share_inputs=True)[0]      # the result is copied, the images are not
+def _ask_many(request):
+    "Answer for any number of pictures; the result is copied, the pictures are not."
+    return lambda images: request.infer({0: images}, share_inputs=True)[0]
 
 def _open_openvino(path, n_threads, precision):
     if not path.with_suffix('.bin').is_file(): raise FileNotFoundError(f"{path.with_suffix('.bin')}: not there; the weights of {path.name} are in it")
@@ -141,7 +143,7 @@ def _read_info(path, text):
 def _check_input(path, opened, info):
     "Refuse a graph that takes anything but images as bytes."
     side, shape = info['img_size'], list(opened.shape)
-    right = not shape or (len(shape) == 4 and all(not isinstance(d, int) or d == n for d, n in zip(shape[1:], (side, side, 3))))
+    right = not shape or (len(shape) == 4 and not isinstance(shape[0], int) and all(not isinstance(d, int) or d == n for d, n in zip(shape[1:], (side, side, 3))))
     if (opened.name, opened.kind) != ('images', 'uint8') or not right:
         raise ValueError(f"{path}: its input is {opened.name!r}, {opened.kind} {tuple(shape)}; it must be 'images', uint8 (n, {side}, {side}, 3): "
                          'export the checkpoint with lightweight-export')

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read_given', 'open_stage', 'fill', 'check_network',
-           'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'read_plan', 'read_crop_settings',
-           'freeze_folds', 'find_store', 'hold_lock', 'make_stores', 'Run', 'list_runs', 'find_result', 'find_places',
-           'hash_sources', 'name_crops', 'name_step', 'count_cpu', 'read_note', 'Meter', 'run_step', 'Price',
-           'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor', 'export_once',
-           'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant', 'open_rivals',
-           'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race', 'print_race', 'main']
+           'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'check_goals', 'read_plan',
+           'read_crop_settings', 'freeze_folds', 'find_store', 'hold_lock', 'make_stores', 'Run', 'list_runs',
+           'find_result', 'find_places', 'hash_sources', 'name_crops', 'name_step', 'count_cpu', 'read_note', 'Meter',
+           'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor',
+           'export_once', 'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant',
+           'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race',
+           'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
 import fcntl
@@ -212,6 +213,17 @@ def check_contestant(
     refuse_twice(c, ('seeds', 'judged'), where)
     return c.model_copy(update=dict(steps=steps))
 
+def check_goals(
+    plan:Plan, # goals, published
+    contestants:Mapping, # name → Contestant
+    path:str, # of the plan
+)->dict: # the goals, as numbers
+    "Check what a plan asks of its winner."
+    goals = Goals.check(plan.goals, f'{path}: goals')
+    if goals.winner not in contestants: raise SettingsError(f'{path}: goals: winner = {goals.winner}: there is no such contestant{suggest(goals.winner, contestants)}')
+    if contestants[plan.published].floor: raise SettingsError(f'{path}: published = {plan.published}: a floor has no network, and goals need one to be compared to')
+    return goals.model_dump()
+
 def read_plan(
     path:str, # YAML file
     root:Path, # the repository
@@ -221,13 +233,14 @@ def read_plan(
     groups = {name: Group.check(g or {}, f'{path}: groups: {name}') for name, g in plan.groups.items()}
     contestants = {}
     for name, written in plan.contestants.items():
-        contestants[name] = check_contestant(name, written, groups, [n for n, c in contestants.items() if c.steps], path, root)
+        contestants[name] = check_contestant(name, written, groups, [n for n, c in contestants.items() if c.steps and not c.judged], path, root)
+        if plan.judged and (strange := set(contestants[name].judged) - set(plan.judged)): raise SettingsError(f'{path}: contestants: {name}: judged = {sorted(strange)}: the plan has {plan.judged}')
     if plan.published not in contestants: raise SettingsError(f'{path}: published = {plan.published}: there is no such contestant{suggest(plan.published, contestants)}')
     ExportSettings.check(dict(formats=plan.formats), path)
     refuse_twice(plan, ('judged', 'seeds', 'formats'), path)
     check_network(plan.baseline, f'{path}: baseline', root)
-    if plan.goals and (winner := Goals.check(plan.goals, f'{path}: goals').winner) not in contestants: raise SettingsError(f'{path}: goals: winner = {winner}: there is no such contestant{suggest(winner, contestants)}')
-    return plan.model_copy(update=dict(groups=groups, contestants=contestants))
+    goals = check_goals(plan, contestants, path) if plan.goals else {}
+    return plan.model_copy(update=dict(groups=groups, contestants=contestants, goals=goals))
 
 # %% ../nbs/race.ipynb #c020
 def read_crop_settings(
@@ -306,6 +319,8 @@ def list_runs(
     s:RaceSettings, # folder
 )->list[Run]: # contestant by contestant
     "List all runs of a race; floors have nothing to draw, so one seed is enough."
+    for name, c in plan.contestants.items():
+        if strange := set(c.judged) - set(judged): raise SettingsError(f'{name}: judged = {sorted(strange)}: there are {judged}')
     return [Run(name, fold, seed, f'{s.out}/runs/{name}/fold-{fold}-seed-{seed}')
             for name, c in plan.contestants.items() for fold in c.judged or judged for seed in (c.seeds or plan.seeds)[:1 if c.floor else None]]
 

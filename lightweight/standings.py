@@ -68,7 +68,9 @@ def tabulate_race(
     table = pd.DataFrame(rows).sort_values(['mean', 'path_ms'], ascending=[False, True], ignore_index=True)
     middle = table['mean'][table.contestant == t['published']]
     scores = [competition_score(f, ms, middle.iloc[0], t['baseline']['path_ms']) if len(middle) else None for f, ms in zip(table['mean'], table.path_ms)]
-    return table.assign(times_faster=t['baseline']['path_ms']/table.path_ms, score=scores, front=find_front(table.path_ms, table['mean']))
+    everywhere = table.n_folds == table.n_folds.max()          # who was judged on fewer folds stands beside the others, and before none
+    front = pd.Series(find_front(table.path_ms[everywhere], table['mean'][everywhere]), table.index[everywhere]).reindex(table.index, fill_value=False)
+    return table.assign(times_faster=t['baseline']['path_ms']/table.path_ms, score=scores, everywhere=everywhere, front=front)
 
 # %% ../nbs/54_standings.ipynb #c013
 def list_goals(
@@ -78,7 +80,7 @@ def list_goals(
     table, (_, times) = tabulate_race(folder), read_race(folder)
     goals = times['metrics'].get('goals') if times else None
     if not goals or not {goals['winner'], times['metrics']['published']} <= set(table.contestant): return pd.DataFrame()
-    rows, best = table.set_index('contestant'), table.iloc[0]
+    rows, best = table.set_index('contestant'), table[table.everywhere].iloc[0]
     winner, published = rows.loc[goals['winner']], rows.loc[times['metrics']['published']]
     path = times['metrics']['published_path']['path_ms']
     found = [('parameters', 'most', published.parameters, winner.parameters),
@@ -87,7 +89,8 @@ def list_goals(
              ('times as fast as the published path', 'least', goals['times_published_path'], path/winner.path_ms),
              ('score', 'most', goals['score'], winner.score),
              (f'macro-F1 of the best network, {best.contestant}', 'least', goals['best_macro_f1'], best['mean'])]
-    return pd.DataFrame([dict(goal=goal, asked=f'at {side} {limit:,g}', reached=f'{value:,.4g}', met=bool(value <= limit if side == 'most' else value >= limit)) for goal, side, limit, value in found])
+    def write(value): return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}'
+    return pd.DataFrame([dict(goal=goal, asked=f'at {side} {write(limit)}', reached=write(value), met=bool(value <= limit if side == 'most' else value >= limit)) for goal, side, limit, value in found])
 
 # %% ../nbs/54_standings.ipynb #c016
 def format_race(

@@ -19,6 +19,7 @@ def start(plan, out):
 
 def test_killed_race_goes_on(tmp_path):
     plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
+    del plan["goals"]
     recipe = plan["contestants"]["tiny"]["steps"][0]["train"] | dict(epochs=12)
     plan["contestants"] = dict(tiny=dict(group="tiny", steps=[dict(train=recipe)]))
     (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
@@ -44,6 +45,7 @@ def test_killed_race_goes_on(tmp_path):
 
 def test_plan_is_refused_before_any_work(tmp_path):
     plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
+    del plan["goals"]
     plan["groups"]["tiny"] = dict(cpu_minuts=1)
     (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
     race = start(tmp_path/"plan.yaml", tmp_path/"out")
