@@ -40,7 +40,7 @@ from .export import ExportSettings, export, open_split
 from .floor import fit_colours, fit_majority
 import lightweight.formats as exported
 from .formats import ask_model, read_table, read_variants, to_pixels
-from .latency import EagerModel, PublishedModel, describe_setup, open_variants, time_paths
+from .latency import EagerModel, PublishedModel, describe_setup, open_variants, time_paths, time_variants
 from .metrics import macro_f1
 from .records import hash_data, hash_file, make_record, read_record, write_record
 from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, resolve_path, settings_main, suggest, write_atomically
@@ -628,18 +628,21 @@ def open_rivals(
     published = entrants[plan.published].models.get('eager') if plan.published in entrants else None
     return dict(baseline=baseline) | ({'published path': PublishedModel(published.network, published.info)} if published else {})
 
+_turn_ms = 20 # length of a turn
+
 def time_entrants(
     entrants:Mapping, # contestant → Entrant
     rivals:Mapping, # from `open_rivals`
     files:list[bytes], # JPEG crops
     s:RaceSettings, # threads, rounds
-)->tuple[list[dict], dict]: # contestant, variant, path_ms, path_p90_ms, network_ms: one row a file; the same of the rivals, by name
+)->tuple[list[dict], dict]: # contestant, variant, path_ms, path_p90_ms, network_ms, single_path_ms: one row a file; the same of the rivals, by name
     "Time everything in turns."
     models = {(name, v): m for name, e in entrants.items() for v, m in e.models.items() if v != 'eager' or len(e.models) == 1}
     names = {f'{name}, {v}': dict(contestant=name, variant=v) for name, v in models}
-    times = time_paths({}, files, s.n_threads, s.n_rounds, dict(zip(names, models.values())) | dict(rivals))
-    p50, p90 = (times.pivot(index='variant', columns='part', values=c) for c in ('p50_ms', 'p90_ms'))
-    rows = {v: dict(path_ms=p50['whole path'][v], path_p90_ms=p90['whole path'][v], network_ms=p50['network'][v]) for v in p50.index}
+    asked = dict(n_threads=s.n_threads, n_rounds=s.n_rounds, extra=dict(zip(names, models.values())) | dict(rivals))
+    path, network = (t.set_index('variant') for t in (time_paths({}, files, turn_ms=_turn_ms, **asked), time_variants({}, turn_ms=_turn_ms, **asked)))
+    single = time_paths({}, files, **asked).query("part == 'whole path'").set_index('variant').p50_ms
+    rows = {v: dict(path_ms=path.p50_ms[v], path_p90_ms=path.p90_ms[v], network_ms=network.p50_ms[v], single_path_ms=single[v]) for v in path.index}
     return [about | rows[v] for v, about in names.items()], {name: rows[name] for name in rivals}
 
 def keep_judged(
@@ -663,7 +666,7 @@ def record_times(
     entrants = {name: keep_judged(open_entrant(run, plan, s, root), records[name]['metrics']['f1']) for name, run in firsts.items()}
     hashes = {name: e.checkpoint for name, e in entrants.items()}
     asked = dict(variants={name: sorted(e.models) for name, e in entrants.items()}, n_rounds=s.n_rounds, n_threads=s.n_threads,
-                 published=plan.published, goals=plan.goals, baseline=[plan.baseline, plan.baseline_img_size])
+                 published=plan.published, goals=plan.goals, turn_ms=_turn_ms, baseline=[plan.baseline, plan.baseline_img_size])
     old = read_record(path) if path.is_file() else None
     if old and old['hashes'] == hashes and old['metrics']['asked'] == asked: return old
     store = root/find_store(s, next(iter(firsts.values())).fold)
