@@ -918,6 +918,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lightweight.race.read_plan': ('race.html#read_plan', 'lightweight/race.py'),
                                   'lightweight.race.record_contestant': ('race.html#record_contestant', 'lightweight/race.py'),
                                   'lightweight.race.record_times': ('race.html#record_times', 'lightweight/race.py'),
+                                  'lightweight.race.refuse_strange_folds': ('race.html#refuse_strange_folds', 'lightweight/race.py'),
                                   'lightweight.race.refuse_strangers': ('race.html#refuse_strangers', 'lightweight/race.py'),
                                   'lightweight.race.refuse_twice': ('race.html#refuse_twice', 'lightweight/race.py'),
                                   'lightweight.race.run_contestant': ('race.html#run_contestant', 'lightweight/race.py'),

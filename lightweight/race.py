@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read_given', 'open_stage', 'fill', 'check_network',
-           'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'check_goals', 'read_plan',
-           'read_crop_settings', 'freeze_folds', 'find_store', 'hold_lock', 'make_stores', 'Run', 'list_runs',
-           'find_result', 'find_places', 'hash_sources', 'name_crops', 'name_step', 'count_cpu', 'read_note', 'Meter',
-           'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor',
-           'export_once', 'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant',
-           'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race',
-           'print_race', 'main']
+           'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'refuse_strange_folds', 'check_goals',
+           'read_plan', 'read_crop_settings', 'freeze_folds', 'find_store', 'hold_lock', 'make_stores', 'Run',
+           'list_runs', 'find_result', 'find_places', 'hash_sources', 'name_crops', 'name_step', 'count_cpu',
+           'read_note', 'Meter', 'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run',
+           'Entrant', 'open_floor', 'export_once', 'open_entrant', 'judge_run', 'average_runs', 'find_results',
+           'record_contestant', 'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult',
+           'run_contestant', 'race', 'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
 import fcntl
@@ -213,6 +213,14 @@ def check_contestant(
     refuse_twice(c, ('seeds', 'judged'), where)
     return c.model_copy(update=dict(steps=steps))
 
+def refuse_strange_folds(
+    c:Contestant, # with folds of its own, or without
+    judged:list[int], # folds that judge
+    where:str, # for error messages
+):
+    "Refuse a contestant that is to be judged where nobody judges."
+    if strange := set(c.judged) - set(judged): raise SettingsError(f'{where}: judged = {sorted(strange)}: the folds that judge are {judged}')
+
 def check_goals(
     plan:Plan, # goals, published
     contestants:Mapping, # name → Contestant
@@ -234,7 +242,7 @@ def read_plan(
     contestants = {}
     for name, written in plan.contestants.items():
         contestants[name] = check_contestant(name, written, groups, [n for n, c in contestants.items() if c.steps and not c.judged], path, root)
-        if plan.judged and (strange := set(contestants[name].judged) - set(plan.judged)): raise SettingsError(f'{path}: contestants: {name}: judged = {sorted(strange)}: the plan has {plan.judged}')
+        if plan.judged: refuse_strange_folds(contestants[name], plan.judged, f'{path}: contestants: {name}')
     if plan.published not in contestants: raise SettingsError(f'{path}: published = {plan.published}: there is no such contestant{suggest(plan.published, contestants)}')
     ExportSettings.check(dict(formats=plan.formats), path)
     refuse_twice(plan, ('judged', 'seeds', 'formats'), path)
@@ -319,8 +327,7 @@ def list_runs(
     s:RaceSettings, # folder
 )->list[Run]: # contestant by contestant
     "List all runs of a race; floors have nothing to draw, so one seed is enough."
-    for name, c in plan.contestants.items():
-        if strange := set(c.judged) - set(judged): raise SettingsError(f'{name}: judged = {sorted(strange)}: there are {judged}')
+    for name, c in plan.contestants.items(): refuse_strange_folds(c, judged, name)
     return [Run(name, fold, seed, f'{s.out}/runs/{name}/fold-{fold}-seed-{seed}')
             for name, c in plan.contestants.items() for fold in c.judged or judged for seed in (c.seeds or plan.seeds)[:1 if c.floor else None]]
 

@@ -74,15 +74,13 @@ def tabulate_race(
 
 # %% ../nbs/54_standings.ipynb #c013
 def list_goals(
-    folder:str|Path, # of a race's records
+    table:pd.DataFrame, # from `tabulate_race`, not empty
+    times:dict, # metrics of the record of the times
 )->pd.DataFrame: # goal, asked, reached, met; no rows where the plan had no goals or someone they are about is missing
     "Set what was reached beside what was asked."
-    table, (_, times) = tabulate_race(folder), read_race(folder)
-    goals = times['metrics'].get('goals') if times else None
-    if not goals or not {goals['winner'], times['metrics']['published']} <= set(table.contestant): return pd.DataFrame()
-    rows, best = table.set_index('contestant'), table[table.everywhere].iloc[0]
-    winner, published = rows.loc[goals['winner']], rows.loc[times['metrics']['published']]
-    path = times['metrics']['published_path']['path_ms']
+    goals, rows, best = times.get('goals'), table.set_index('contestant'), table[table.everywhere].iloc[0]
+    if not goals or not {goals['winner'], times['published']} <= set(rows.index): return pd.DataFrame()
+    winner, published, path = rows.loc[goals['winner']], rows.loc[times['published']], times['published_path']['path_ms']
     found = [('parameters', 'most', published.parameters, winner.parameters),
              ('points of macro-F1 above the published network', 'least', goals['points_above_published'], 100*(winner['mean'] - published['mean'])),
              ('points of macro-F1 below the best network', 'most', goals['points_below_best'], 100*(best['mean'] - winner['mean'])),
@@ -205,7 +203,7 @@ def describe_race(
     published = f"the published path (Pillow, eager PyTorch, {m['published']}) {m['published_path']['path_ms']:.1f} ms, " if m['published_path'] else ''
     faster = f"Timed in turns with all others, {published}the stock baseline takes {m['baseline']['path_ms']:.1f} ms. Bold: no other is both quicker and better."
     notes = [f'{row.contestant}: {row.about}.' for row in table.itertuples() if row.about]
-    goals = list_goals(folder)
+    goals = list_goals(table, m)
     reached = [] if goals.empty else ['What was asked of the winner before the race, and what it reached:', to_markdown(goals.assign(met=goals.met.map({True: 'yes', False: '**no**'})))]
     return '\n\n'.join([to_markdown(format_race(table)), f'![Test macro-F1 against milliseconds]({picture})', faster, *reached, *notes])
 
