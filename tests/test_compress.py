@@ -8,11 +8,11 @@ import subprocess
 import pandas as pd
 import pytest
 from test_house import BIN, ROOT
-from test_stages import wait_until
+from test_stages import SETTLED, wait_until
 
 from lightweight.records import read_record
 
-STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=4))), dict(train=dict(epochs=4, teacher="outputs/sample/train")), dict(variant="torchscript")]
+STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=4, **SETTLED))), dict(train=dict(epochs=4, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
 KEPT = ["00-start", "01-channels"]
 
 
