@@ -185,7 +185,7 @@ def _is_current(out:Path, plan:pd.DataFrame, fingerprint:str)->bool:
             and 'manifest.csv' in files and (out/'manifest.csv').read_text(encoding='utf-8') == _to_csv(plan))
 
 PAPERS = ('crops.json', 'manifest.csv', 'splits.csv', 'record.json') # the last two are the crop stage's
-DECODED = re.compile(r'decoded-[0-9a-f]{16}-\d+px-(squish|pad|crop)\.npy') # decoded crops, kept by the store page
+DECODED = re.compile(r'decoded-[0-9a-f]{16}-\d+px-(squish|pad|crop|draft)\.npy') # decoded crops, kept by the store page
 
 def _check_replaceable(out:Path):
     "Refuse to replace a folder that holds anything but a crop store."

@@ -36,7 +36,7 @@ from .crops import read_manifest
 from .image import SCALING, cut_box, open_photo, resize_image
 from .records import hash_data, hash_file
 from .resume import Saver
-from .settings import write_atomically
+from .settings import hold_lock, write_atomically
 from .speed import shrink
 from .splits import SPLITS
 from .store import name_store, open_store
@@ -153,9 +153,8 @@ def fill_array(
     progress:bool=True, # show it
 )->np.ndarray: # mapped; what is written to it stays in memory
     "Make a large array on disk, or go on making it, unless it is there."
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(path.with_name(f'.{path.name}.part'), tuple(shape), np.dtype(dtype), make, step, dict(desc=label, disable=not progress)).replace(path)
+    with hold_lock(path):
+        if not path.exists(): _fill(path.with_name(f'.{path.name}.part'), tuple(shape), np.dtype(dtype), make, step, dict(desc=label, disable=not progress)).replace(path)
     return np.load(path, mmap_mode='c')
 
 def _fill(part, shape, dtype, make, step, bar):

@@ -26,7 +26,7 @@ from .corruption import measure_robustness
 from .crops import read_crops_info
 from .export import ExportSettings, export, open_split
 from .formats import ask_model, read_table, read_variants, to_pixels
-from .latency import EagerModel, describe_setup, list_rows, measure_starts, open_variants, time_paths
+from .latency import EagerModel, describe_setup, list_rows, measure_starts, open_variants, read_pictures, time_paths
 from .metrics import bin_confidence, calibration_error, compute_metrics, confusion, macro_f1, tabulate_sizes
 from .page import Section, write_card, write_page
 from .records import hash_file, make_record, read_record, write_record
@@ -185,8 +185,7 @@ def time_all(
     s:EvaluateSettings, # threads, rounds
 )->pd.DataFrame: # from `tabulate_times`
     "Time every variant and the rivals in one race."
-    files = [path.read_bytes() for path in paths[:64]]
-    return tabulate_times(time_paths({}, files, s.n_threads, s.n_rounds, models), measure_starts(variants, s.n_threads, s.n_starts))
+    return tabulate_times(time_paths({}, read_pictures(paths), s.n_threads, s.n_rounds, models), measure_starts(variants, s.n_threads, s.n_starts))
 
 def choose_best(
     variants:pd.DataFrame, # index: variant; path_ms

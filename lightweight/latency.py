@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REST_S', 'OPEN', 'DTYPES', 'count_repeats', 'repeat_call', 'time_interleaved', 'make_network_call', 'EagerModel',
            'PublishedModel', 'open_variants', 'make_model_call', 'time_variants', 'count_threads', 'time_settings',
-           'make_part_calls', 'make_file_call', 'time_paths', 'run_fresh', 'measure_bytes', 'measure_starts',
-           'measure_start', 'measure_matmul_rates', 'add_theory', 'describe_setup', 'list_rows']
+           'make_part_calls', 'make_file_call', 'read_pictures', 'time_paths', 'run_fresh', 'measure_bytes',
+           'measure_starts', 'measure_start', 'measure_matmul_rates', 'add_theory', 'describe_setup', 'list_rows']
 
 # %% ../nbs/41_latency.ipynb #c003
 import json
@@ -28,7 +28,7 @@ from torch import nn
 
 from .dataloaders import use_threads
 from .formats import list_parts
-from .image import open_photo, read_pixels, resize_image
+from .image import count_wanted, open_photo, read_pixels, resize_image
 from .predict import open_model
 from .records import describe_machine, describe_versions
 from .speed import time_turns
@@ -188,7 +188,8 @@ def make_part_calls(
 )->dict[str, Callable]: # decode, resize, network: to be called in this order
     "The steps from a file to a label, one call each."
     turn, info, held = cycle(files), model.info, {}
-    read, scale = getattr(model, 'read', read_pixels), getattr(model, 'scale', resize_image)
+    least = count_wanted(info['img_size'], info['resize'])
+    read, scale = getattr(model, 'read', partial(read_pixels, least=least)), getattr(model, 'scale', resize_image)
     def decode(): held['photo'] = read(next(turn))
     def resize(): held['pixels'] = scale(held['photo'], info['img_size'], info['resize'])[None]
     def network(): return info['classes'][int(model(held['pixels'])[0].argmax())]
@@ -204,6 +205,13 @@ def make_file_call(
         decode(); resize()
         return network()
     return call
+
+def read_pictures(
+    paths:Sequence[Path], # files of crops, in the order of a manifest
+    n:int=64, # how many
+)->list[bytes]: # their contents
+    "Read pictures from all over a list: neighbours are of one photo, and alike in size."
+    return [paths[i].read_bytes() for i in np.unique(np.linspace(0, len(paths) - 1, n).astype(int))]
 
 def time_paths(
     variants:Mapping[str,tuple[Path, str]], # name → (file, precision)

@@ -24,7 +24,7 @@ from .complexity import describe_network
 from .crops import read_crops_info, read_manifest
 import lightweight.formats as exported
 from .int8 import make_int8_formats
-from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, time_paths, time_settings, time_variants
+from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, read_pictures, time_paths, time_settings, time_variants
 from .predict import open_model
 from .records import make_record, write_record
 from .settings import Settings, SettingsError, find_root, settings_main, suggest
@@ -154,7 +154,7 @@ def measure(
         if name not in (known := [*s.networks, s.published]): raise SettingsError(f'img_sizes: {name!r} is not in networks{suggest(name, known)}')
     files, eager, sizes = export_networks(s, store, out, root)
     paths = [store/crop for crop in read_manifest(store, 'valid').crop]
-    pictures = [p.read_bytes() for p in paths[:64]]
+    pictures = read_pictures(paths)
     def race(turn_ms):
         race = dict(n_threads=s.n_threads, n_rounds=s.n_rounds, extra=eager, turn_ms=turn_ms)
         return compare_times(time_variants(files, **race), time_paths(files, pictures, **race), s.published).assign(turn_ms=turn_ms)

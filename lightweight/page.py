@@ -497,12 +497,13 @@ height, width = photo.shape[:2]
 side = {side}(height, width)
 top, left = abs(side - height)//2, abs(side - width)//2
 photo = """
-_squares = dict(squish='', crop=_middle.format(side='min') + 'photo[top:top + side, left:left + side]',
+_draft = 'photo.draft(None, (size, size))\n'
+_squares = dict(squish='', draft='', crop=_middle.format(side='min') + 'photo[top:top + side, left:left + side]',
                 pad=_middle.format(side='max') + f'cv2.copyMakeBorder(photo, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT, value={GREY})')
 
 def write_example(
     file:str, # name of the .onnx file
-    resize:str, # squish, pad or crop
+    resize:str, # see `resize_image`
 )->str: # Python
     "Write how an exported file is asked."
     if not file.endswith('.onnx'): raise ValueError(f'file: {file}; the example is for an .onnx file')
@@ -517,13 +518,15 @@ def write_example(
         session = onnxruntime.InferenceSession({file!r}, providers=['CPUExecutionProvider'])
         info = json.loads(session.get_modelmeta().custom_metadata_map['lightweight'])
         size = info['img_size']
-        photo = np.asarray(ImageOps.exif_transpose(Image.open('crop.jpg')).convert('RGB'))
+        photo = Image.open('crop.jpg')
+        DRAFT
+        photo = np.asarray(ImageOps.exif_transpose(photo).convert('RGB'))
         SQUARE
         shrunk = cv2.resize(photo, (min(size, photo.shape[1]), min(size, photo.shape[0])), interpolation=cv2.INTER_AREA)
         images = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)[None]    # uint8, (1, size, size, 3)
         probabilities, = session.run(['probabilities'], {{'images': images}})
         best = probabilities[0].argmax()
-        print(info['classes'][best], probabilities[0, best])''').replace('SQUARE\n', _squares[resize].lstrip('\n') + '\n'*bool(_squares[resize]))
+        print(info['classes'][best], probabilities[0, best])''').replace('SQUARE\n', _squares[resize].lstrip('\n') + '\n'*bool(_squares[resize])).replace('DRAFT\n', _draft if resize == 'draft' else '')
 
 # %% ../nbs/48_page.ipynb #c057
 def count_openings(

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .image import cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_pixels, read_size, resize_image, settle_box, to_upright
+from .image import cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, settle_box, to_upright
 
 # %% ../nbs/45_predict.ipynb #c008
 KEY = 'lightweight'  # where the metadata are, in whatever a format calls metadata
@@ -224,9 +224,10 @@ class Predictor:
         box:Sequence[int]|None=None, # x, y, w, h in pixels of the upright photo; None = the image is a crop already
     )->np.ndarray: # (size, size, 3), uint8
         "Make of an image what the network looks at."
-        if box is not None: photo = self.cut(_to_photo(image), box)
-        else: photo = read_pixels(image) if isinstance(image, (str, Path)) else _to_photo(image)
-        return resize_image(photo, self.info['img_size'], self.info['resize'])
+        size, method = self.info['img_size'], self.info['resize']
+        if box is None and isinstance(image, (str, Path)): return read_square(image, size, method)
+        photo = _to_photo(image)
+        return resize_image(photo if box is None else self.cut(photo, box), size, method)
 
     def cut(self,
         photo:Image.Image, # RGB, upright

@@ -5,21 +5,19 @@
 # %% auto #0
 __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read_given', 'open_stage', 'fill', 'check_network',
            'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'refuse_strange_folds', 'check_goals',
-           'read_plan', 'read_crop_settings', 'freeze_folds', 'find_store', 'hold_lock', 'make_stores', 'Run',
-           'list_runs', 'find_result', 'find_places', 'hash_sources', 'name_crops', 'name_step', 'count_cpu',
-           'read_note', 'Meter', 'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run',
-           'Entrant', 'open_floor', 'export_once', 'open_entrant', 'judge_run', 'average_runs', 'find_results',
-           'record_contestant', 'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult',
-           'run_contestant', 'race', 'print_race', 'main']
+           'read_plan', 'read_crop_settings', 'freeze_folds', 'find_store', 'make_stores', 'Run', 'list_runs',
+           'find_result', 'find_places', 'hash_sources', 'name_crops', 'name_step', 'count_cpu', 'read_note', 'Meter',
+           'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor',
+           'export_once', 'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant',
+           'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race',
+           'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
-import fcntl
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from importlib import import_module
@@ -40,10 +38,10 @@ from .export import ExportSettings, export, open_split
 from .floor import fit_colours, fit_majority
 import lightweight.formats as exported
 from .formats import ask_model, read_table, read_variants, to_pixels
-from .latency import EagerModel, PublishedModel, describe_setup, open_variants, time_paths, time_variants
+from .latency import EagerModel, PublishedModel, describe_setup, open_variants, read_pictures, time_paths, time_variants
 from .metrics import macro_f1
 from .records import hash_data, hash_file, make_record, read_record, write_record
-from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, resolve_path, settings_main, suggest, write_atomically
+from .settings import Settings, SettingsError, StageStopped, find_root, hold_lock, read_yaml, resolve_path, settings_main, suggest, write_atomically
 from .splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.standings as standings
 from .store import load_images
@@ -280,16 +278,6 @@ def find_store(
 )->str: # from the root
     "Say where the crops of a fold are."
     return f'{s.out}/crops/fold-{fold}'
-
-@contextmanager
-def hold_lock(
-    path:Path, # file or folder that processes share
-):
-    "Let one process at a time work on something; the others wait."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'.{path.name}.lock'), 'a') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 def make_stores(
     plan:Plan, # photos, folds
@@ -677,7 +665,7 @@ def record_times(
     old = read_record(path) if path.is_file() else None
     if old and old['hashes'] == hashes and old['metrics']['asked'] == asked: return old
     store = root/find_store(s, next(iter(firsts.values())).fold)
-    files = [(store/c).read_bytes() for c in read_manifest(store, 'valid').crop[:64]]
+    files = read_pictures([store/c for c in read_manifest(store, 'valid').crop])
     rows, rivals = time_entrants(entrants, open_rivals(plan, entrants, root), files, s)
     metrics = dict(rows=rows, baseline=rivals['baseline'] | dict(network=plan.baseline, img_size=plan.baseline_img_size), published=plan.published, goals=plan.goals,
                    published_path=rivals.get('published path', {}), asked=asked, n_pictures=len(files), setup=describe_setup(s.n_threads))

@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .crops import DECODED, read_crops_info, read_manifest
-from .image import SCALING, read_pixels, resize_image
+from .image import SCALING, read_square
 from .records import hash_data
 
 # %% ../nbs/06_store.ipynb #c007
@@ -33,9 +33,9 @@ def load_images(
     "Decode and resize image files into one tensor of bytes."
     images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
     def load(i):
-        try: pixels = read_pixels(paths[i])
+        try: pixels = read_square(paths[i], size, method)
         except OSError as e: raise ValueError(f'{paths[i]}: not readable as an image ({e}); cut the crops again') from e
-        images[i] = torch.from_numpy(resize_image(pixels, size, method)).permute(2, 0, 1)
+        images[i] = torch.from_numpy(pixels).permute(2, 0, 1)
     with ThreadPoolExecutor(n_workers) as pool:
         for _ in tqdm(pool.map(load, range(len(paths))), total=len(paths), desc='loading crops', disable=not progress): pass
     return images
