@@ -32,7 +32,7 @@ import lightweight.formats as exported
 import lightweight.report as drawn
 from .complexity import count_parameters, describe_network
 from .cost import find_format, time_beside, time_reference
-from .crops import read_crops_info
+from .crops import name_crops, read_crops_info
 from .export import open_split
 from .genotype import parse_genotype, to_yaml
 from .int8 import make_int8_formats
@@ -419,7 +419,7 @@ def name_rung(
     "Name a rung by all that decides what it comes to."
     trainings = [pick_decisive(t) | dict(teacher=t.teacher and hash_file(find_teacher(t, bench.root))) if t else None for t in (step.train, step.between)]
     rivals = [(r.record['hashes']['checkpoint'], r.facts['variant']) for r in (base, best)]
-    return hash_data([step.kind, step.options.model_dump(), trainings, rivals, bench.own['split'], bench.s.samples])
+    return hash_data([step.kind, step.options.model_dump(), trainings, rivals, name_crops(bench.store), bench.s.samples])
 
 def read_rung(
     bench:Bench,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'DECODED', 'select_large', 'check_labels', 'plan_crops', 'PhotoError', 'cut_photo', 'cut_photos',
-           'fingerprint_crops', 'read_crops_info', 'read_manifest', 'cut_crops', 'share_crops']
+           'fingerprint_crops', 'read_crops_info', 'name_crops', 'read_manifest', 'cut_crops', 'share_crops']
 
 # %% ../nbs/04_crops.ipynb #c003
 import json
@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .image import cut_box, open_photo
-from .records import hash_data
+from .records import hash_data, hash_file
 from .settings import suggest, write_atomically
 from .splits import SPLITS, check_splits, count_splits, hash_splits
 
@@ -155,6 +155,12 @@ def read_crops_info(
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a finished crop store (it has no crops.json): cut the crops first")
     return json.loads(path.read_text(encoding='utf-8'))
+
+def name_crops(
+    folder:str|Path, # a crop store
+)->str: # 16 hexadecimal digits
+    "Name crops by what was cut, how, with which labels and splits; the hash of a split knows the photos only."
+    return hash_data([read_crops_info(folder)['settings'], hash_file(Path(folder)/'manifest.csv')])[:16]
 
 def read_manifest(
     folder:str|Path, # a crop store

@@ -6,11 +6,10 @@
 __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read_given', 'open_stage', 'fill', 'check_network',
            'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'refuse_strange_folds', 'check_goals',
            'read_plan', 'read_crop_settings', 'freeze_folds', 'find_store', 'make_stores', 'Run', 'list_runs',
-           'find_result', 'find_places', 'hash_sources', 'name_crops', 'name_step', 'count_cpu', 'read_note', 'Meter',
-           'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor',
-           'export_once', 'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant',
-           'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race',
-           'print_race', 'main']
+           'find_result', 'find_places', 'hash_sources', 'name_step', 'count_cpu', 'read_note', 'Meter', 'run_step',
+           'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor', 'export_once',
+           'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant', 'open_rivals',
+           'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race', 'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
 import hashlib
@@ -32,7 +31,7 @@ from pydantic import Field, NonNegativeInt
 from .compare import t_interval
 from .complexity import describe_network
 from .crop import CropSettings, label_objects
-from .crops import cut_crops, read_crops_info, read_manifest, select_large, share_crops
+from .crops import cut_crops, name_crops, read_crops_info, read_manifest, select_large, share_crops
 from .evaluate import note_opening, open_baseline
 from .export import ExportSettings, export, open_split
 from .floor import fit_colours, fit_majority
@@ -352,12 +351,6 @@ def hash_sources(
     if not isinstance(value, str): return []
     path = resolve_path(value, root)
     return [hash_file(p) for p in (path, path/'model.safetensors') if p.is_file()]
-
-def name_crops(
-    store:Path, # a crop store
-)->str: # 16 hexadecimal digits
-    "Name crops by what was cut, how, with which labels and splits; the hash of a split knows the photos only."
-    return hash_data([read_crops_info(store)['settings'], hash_file(store/'manifest.csv')])[:16]
 
 def name_step(
     kind:str, # of the step

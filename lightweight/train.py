@@ -25,7 +25,7 @@ from fastai.torch_core import set_seed
 from pydantic import Field
 
 from .complexity import describe_network
-from .crops import read_crops_info
+from .crops import name_crops, read_crops_info
 from .dataloaders import DataSettings, make_dataloaders
 from .distillation import Teach, TeachCached, check_teacher, load_teacher, open_logits
 from .distributed import join_world, main_first, run_folder, share, share_training
@@ -200,10 +200,10 @@ def measure_f1(
 # %% ../nbs/train.ipynb #c013
 def name_run(
     s:TrainSettings, # the settings
-    split:str, # hash of the split
+    crops:str, # from `name_crops`, and whatever else decides
 )->str: # hexadecimal
     "Name a run by all that decides its result."
-    return hash_data([split, pick_decisive(s)])
+    return hash_data([crops, pick_decisive(s)])
 
 def take_up(
     s:TrainSettings, # the settings
@@ -212,7 +212,7 @@ def take_up(
 )->bool: # whether an interrupted run is gone on with
     "Take up an interrupted run, or move what is there aside."
     if s.resume and learn.saver.resume(): return True
-    if s.resume is True: raise ValueError(f'resume = True: {out} holds no interrupted run with these settings and this split; resume = auto starts one')
+    if s.resume is True: raise ValueError(f'resume = True: {out} holds no interrupted run with these settings and these crops; resume = auto starts one')
     keep_previous(out)
     return False
 
@@ -257,7 +257,7 @@ def train(
 
 def _train(s, root, out, device, world, bar, say, make):
     with main_first(world): dls, network, loss, info, cbs = _prepare(s, root, device)
-    key = name_run(s, f"{info['split']}/{world.size}" + info.get('start', {}).get('checkpoint', '') + info.get('teacher', ''))
+    key = name_run(s, f"{name_crops(root/s.crops)}/{world.size}" + info.get('start', {}).get('checkpoint', '') + info.get('teacher', ''))
     settled, lines = share(_settle(s, network, dls, loss, key, out), world)
     chosen = {k: v for k, v in settled if v != getattr(s, k)}
     for line in [*explain_start(info), *lines]: say(line)
@@ -276,7 +276,7 @@ def _finish(s, root, out, learn, history, dls, info, how, make):
     metrics = dict(valid=measure_f1(valid, info['classes']), best_epoch=int(best.epoch), **how,
                    network=describe_network(learn.model, s.img_size), train_seconds=float(history.seconds.sum()))
     origins = {k: v for k, v in dict(start=info.get('start', {}).get('checkpoint'), teacher=info.get('teacher')).items() if v}
-    record = make(metrics, split=info['split'], checkpoint=hash_file(out/'model.safetensors'), **origins)
+    record = make(metrics, split=info['split'], crops=name_crops(root/s.crops), checkpoint=hash_file(out/'model.safetensors'), **origins)
     write_record(out/'record.json', record)
     learn.saver.clear()
     return TrainResult(history, learn.recorder.lrs, valid, info['classes'], record, out)
@@ -293,7 +293,7 @@ def is_trained(
     if not (out/'record.json').exists() or not (out/'model.safetensors').exists(): return False
     record, settings = read_record(out/'record.json'), pick_decisive(s)
     files = dict(checkpoint=out/'model.safetensors', start=s.start and resolve_path(s.start, root), teacher=find_teacher(s, root))
-    hashes = dict(split=read_crops_info(root/s.crops)['splits']) | {name: hash_file(path) for name, path in files.items() if path}
+    hashes = dict(split=read_crops_info(root/s.crops)['splits'], crops=name_crops(root/s.crops)) | {name: hash_file(path) for name, path in files.items() if path}
     return record['hashes'] == hashes and all(record['settings'].get(k, TrainSettings.model_fields[k].default) == v for k, v in settings.items())
 
 def train_once(
