@@ -927,6 +927,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lightweight.race.refuse_twice': ('race.html#refuse_twice', 'lightweight/race.py'),
                                   'lightweight.race.run_contestant': ('race.html#run_contestant', 'lightweight/race.py'),
                                   'lightweight.race.run_step': ('race.html#run_step', 'lightweight/race.py'),
+                                  'lightweight.race.share_runs': ('race.html#share_runs', 'lightweight/race.py'),
                                   'lightweight.race.time_entrants': ('race.html#time_entrants', 'lightweight/race.py')},
             'lightweight.readme': { 'lightweight.readme._outputs': ('readme.html#_outputs', 'lightweight/readme.py'),
                                     'lightweight.readme._row': ('readme.html#_row', 'lightweight/readme.py'),

@@ -9,14 +9,16 @@ __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read
            'find_result', 'find_places', 'hash_sources', 'name_step', 'count_cpu', 'read_note', 'Meter', 'run_step',
            'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor', 'export_once',
            'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant', 'open_rivals',
-           'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'run_contestant', 'race', 'print_race', 'main']
+           'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'share_runs', 'run_contestant', 'race',
+           'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from importlib import import_module
@@ -26,6 +28,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from filelock import Timeout
 from pydantic import Field, NonNegativeInt
 
 from .compare import t_interval
@@ -453,11 +456,12 @@ def fit_epochs(
 )->int:
     "Settle the epochs of a contestant, once for all its runs."
     path, key = root/s.out/'runs'/run.name/'epochs.json', json.dumps([steps, budget_minutes, name_crops(root/s.out/'crops/all')], sort_keys=True)
-    if note := read_note(path, key): return note['epochs']
-    price = measure_price({k: v for k, v in values.items() if k != 'epochs'}, run, s, root)
-    epochs = count_epochs(60*budget_minutes, spent, price)
+    with hold_lock(path):
+        if note := read_note(path, key): return note['epochs']
+        price = measure_price({k: v for k, v in values.items() if k != 'epochs'}, run, s, root)
+        epochs = count_epochs(60*budget_minutes, spent, price)
+        if epochs: write_atomically(path, json.dumps(dict(key=key, epochs=epochs, spent=spent) | price._asdict()) + '\n')
     if not epochs: raise ValueError(f'{run.name}: cpu_minutes = {budget_minutes:g} of its group: {spent:.0f} s are spent on earlier steps, {price.once:.1f} s go once and {price.epoch:.1f} s for an epoch; not one is paid for')
-    write_atomically(path, json.dumps(dict(key=key, epochs=epochs, spent=spent) | price._asdict()) + '\n')
     return epochs
 
 # %% ../nbs/race.ipynb #c032
@@ -674,6 +678,19 @@ class RaceResult(NamedTuple):
     times:dict # record of the times; empty when only some ran
     out:Path # folder of the records
 
+def share_runs(
+    runs:list[Run], # of one contestant
+    work:Callable[[Run], dict], # makes and judges one, or finds that done
+    root:Path, # the repository
+)->list[dict]: # from `work`, in the order of the runs
+    "Work on the runs that no other process works on, then wait for those."
+    found = {}
+    for wait in (False, True):
+        for run in (r for r in runs if r not in found):
+            with suppress(Timeout), hold_lock(root/run.folder, wait): found[run] = work(run)
+    return [found[run] for run in runs]
+
+# %% ../nbs/race.ipynb #c044
 def run_contestant(
     name:str, # of the contestant
     plan:Plan, # all contestants
@@ -683,13 +700,11 @@ def run_contestant(
     say=print, # takes a line of text
 )->list[dict]: # from `judge_run`
     "Make and judge all runs of a contestant."
-    found = []
-    for run in (r for r in runs if r.name == name):
-        cpu_seconds = make_run(run, plan, runs, s, root)
-        found.append(judge_run(run, plan, cpu_seconds, s, root))
-        f = found[-1]
+    def work(run):
+        f = judge_run(run, plan, make_run(run, plan, runs, s, root), s, root)
         say(f"{name:<24} fold {run.fold}  seed {run.seed}  macro-F1 {f['test']['macro_f1']:.3f}  {f['epochs']} epochs  {f['cpu_seconds']/60:.1f} CPU min of {plan.groups[plan.contestants[name].group].cpu_minutes:g}")
-    return found
+        return f
+    return share_runs([r for r in runs if r.name == name], work, root)
 
 def race(
     s:RaceSettings, # which plan, where to
@@ -705,7 +720,8 @@ def race(
     runs, records, failed = list_runs(plan, make_stores(plan, s, root, say), s), {}, {}
     for name in (n for n in plan.contestants if n in s.only or not s.only):
         try:
-            with hold_lock(root/s.out/'runs'/name): records[name] = record_contestant(name, run_contestant(name, plan, runs, s, root, say), plan, s, started, root)
+            found = run_contestant(name, plan, runs, s, root, say)
+            with hold_lock(root/s.out/'runs'/name): records[name] = record_contestant(name, found, plan, s, started, root)
         except (RuntimeError, ValueError, OSError) as e:
             if isinstance(e.__cause__, KeyboardInterrupt): raise
             failed[name] = str(e)

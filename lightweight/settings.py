@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% ../nbs/50_settings.ipynb #c006
@@ -71,11 +71,12 @@ def write_atomically(
 # %% ../nbs/50_settings.ipynb #c018
 def hold_lock(
     path:str|Path, # file or folder that processes share
+    wait:bool=True, # for one that holds it; false = a Timeout is raised at once
 )->FileLock: # for a `with` block
     "Let one process at a time work on something; the others wait."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f'.{path.name}.lock'))
+    return FileLock(path.with_name(f'.{path.name}.lock'), blocking=wait)
 
 # %% ../nbs/50_settings.ipynb #c021
 class SettingsError(ValueError):
