@@ -61,13 +61,14 @@ def build_or_load(
     s:MeasureSettings, # image sizes
     n_classes:int, # outputs
     root:Path, # the repository
-)->tuple: # network, in evaluation mode; mean, std; img_size, px: a run's own
+)->tuple: # network, in evaluation mode; how it is shown pictures: mean, std, img_size (px), resize, a run's own
     "Build a network by its name, or take that of a run."
     checkpoint = root/name/'model.safetensors'
     if checkpoint.is_file():
         network, info = load_checkpoint(checkpoint)
-        return network.eval(), info['mean'], info['std'], info['img_size']
-    return build_network(name, n_classes, root=root).eval(), *normalization(name), s.img_sizes.get(name, s.img_size)
+        return network.eval(), {k: info[k] for k in ('mean', 'std', 'img_size', 'resize')}
+    mean, std = normalization(name)
+    return build_network(name, n_classes, root=root).eval(), dict(mean=mean, std=std, img_size=s.img_sizes.get(name, s.img_size), resize='squish')
 
 def list_formats(
     s:MeasureSettings, # formats
@@ -90,8 +91,8 @@ def export_networks(
     "Build and export the networks."
     crops, files, eager, sizes = read_crops_info(store), {}, {}, []
     built = {name: build_or_load(name, s, len(crops['classes']), root) for name in (*s.networks, s.published)}     # all, before any file
-    for name, (network, mean, std, size) in built.items():
-        info = dict(classes=crops['classes'], img_size=size, resize='squish', mean=mean, std=std, split=crops['splits'])
+    for name, (network, shown) in built.items():
+        info, size = shown | dict(classes=crops['classes'], split=crops['splits']), shown['img_size']
         metadata, folder = exported.make_metadata(network, info, crops['settings'], 'none: untrained', 'Apache-2.0'), find_folder(out, name)
         deployable = exported.make_deployable(network, info)
         folder.mkdir(parents=True, exist_ok=True)
