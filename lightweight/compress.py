@@ -123,17 +123,18 @@ class Step(NamedTuple):
     between:TrainSettings|None # and between the parts of a cut
 
 _own = ('crops', 'out', 'network', 'start', 'cut', 'head_width', 'pretrained', 'dropout', 'resume') # not by a step
+_shown = ('img_size', 'resize') # as the rung before was shown its pictures, unless somebody asks for something else
 
 def plan_training(
     s:CompressSettings, # with what all trainings share
     own:dict, # info of the run's checkpoint
     given:dict|None, # a step's own
     where:str, # for error messages
-)->TrainSettings|None: # without start and out; `img_size` is set only where somebody asked for it
+)->TrainSettings|None: # without start and out; what is in `_shown` is set only where somebody asked for it
     "Put the settings of a training together."
     if given is None: return None
     if wrong := [k for k in s.training | given if k in _own]: raise SettingsError(f'{where}: {wrong[0]} is decided by the ladder; leave it away')
-    base = {k: v for k, v in own['settings'].items() if k in TrainSettings.model_fields and k not in (*_own, 'img_size')}
+    base = {k: v for k, v in own['settings'].items() if k in TrainSettings.model_fields and k not in _own + _shown}
     return TrainSettings.check(base | s.training | given | dict(crops=s.crops or own['crops'], out=s.out + '/train'), where)
 
 def _label(options, number, many):
@@ -270,8 +271,8 @@ def train_on(
 )->Path: # the trained checkpoint
     "Train a network in a folder, unless that has been done."
     start = save_checkpoint(bench.root/folder/'start.safetensors', network, info)
-    size = t.img_size if 'img_size' in t.model_fields_set else info['img_size']
-    train_once(t.model_copy(update=dict(start=f'{folder}/{start.name}', out=f'{folder}/train', img_size=size)), bench.root, bench.say)
+    shown = {k: getattr(t, k) if k in t.model_fields_set else info[k] for k in _shown}
+    train_once(t.model_copy(update=shown | dict(start=f'{folder}/{start.name}', out=f'{folder}/train')), bench.root, bench.say)
     return bench.root/folder/'train'/'model.safetensors'
 
 def train_between(
@@ -455,7 +456,7 @@ def start_ladder(
 )->Rung: # the run itself, exported and measured
     "Make the first rung."
     path, source = f'{bench.s.out}/00-start', bench.root/bench.s.run/'model.safetensors'
-    key, clocks = hash_data([hash_file(source), bench.s.variant, bench.own['split']]), (datetime.now(), perf_counter(), process_time())
+    key, clocks = hash_data([hash_file(source), bench.s.variant, name_crops(bench.store)]), (datetime.now(), perf_counter(), process_time())
     if made := read_rung(bench, path, key): return made
     network, info = load_checkpoint(source)
     checkpoint = save_checkpoint(bench.root/path/'model.safetensors', network, info)

@@ -95,7 +95,7 @@ def check_teacher(
         raise ValueError(f"teacher {path}: it knows the classes {', '.join(info['classes'])}, the crops have {', '.join(classes)}; they must be the same, in the same order")
     if info.get('split') != split:
         raise ValueError(f"teacher {path}: it learnt on the split {info.get('split')}, these crops are split as {split}; it may have learnt photos that judge here, so train it on these crops")
-    if resize and info['resize'] != resize:
+    if resize and info['resize'].replace('draft', 'squish') != resize.replace('draft', 'squish'): # a draft has the same shape
         raise ValueError(f"teacher {path}: it learnt with resize {info['resize']}, the student's crops are made square by {resize}; choose the same")
     return path
 
@@ -153,8 +153,9 @@ def fill_array(
     progress:bool=True, # show it
 )->np.ndarray: # mapped; what is written to it stays in memory
     "Make a large array on disk, or go on making it, unless it is there."
-    with hold_lock(path):
-        if not path.exists(): _fill(path.with_name(f'.{path.name}.part'), tuple(shape), np.dtype(dtype), make, step, dict(desc=label, disable=not progress)).replace(path)
+    if not path.exists():
+        with hold_lock(path):
+            if not path.exists(): _fill(path.with_name(f'.{path.name}.part'), tuple(shape), np.dtype(dtype), make, step, dict(desc=label, disable=not progress)).replace(path)
     return np.load(path, mmap_mode='c')
 
 def _fill(part, shape, dtype, make, step, bar):

@@ -121,7 +121,7 @@ def open_rivals(
     root:Path, # the repository
 )->dict[str, EagerModel]: # eager: the checkpoint; baseline: the stock network
     "Open what runs in eager PyTorch."
-    return dict(eager=EagerModel(network, info), baseline=open_baseline(s.baseline, info | dict(img_size=s.baseline_img_size), root))
+    return dict(eager=EagerModel(network, info), baseline=open_baseline(s.baseline, info | dict(img_size=s.baseline_img_size, resize='squish'), root))
 
 def tabulate_times(
     paths:pd.DataFrame, # from `time_paths`

@@ -28,7 +28,7 @@ from torch import nn
 
 from .dataloaders import use_threads
 from .formats import list_parts
-from .image import count_wanted, open_photo, read_pixels, resize_image
+from .image import open_photo, plan_reading, read_pixels, resize_image
 from .predict import open_model
 from .records import describe_machine, describe_versions
 from .speed import time_turns
@@ -188,10 +188,10 @@ def make_part_calls(
 )->dict[str, Callable]: # decode, resize, network: to be called in this order
     "The steps from a file to a label, one call each."
     turn, info, held = cycle(files), model.info, {}
-    least = count_wanted(info['img_size'], info['resize'])
+    least, method = plan_reading(info['img_size'], info['resize'])
     read, scale = getattr(model, 'read', partial(read_pixels, least=least)), getattr(model, 'scale', resize_image)
     def decode(): held['photo'] = read(next(turn))
-    def resize(): held['pixels'] = scale(held['photo'], info['img_size'], info['resize'])[None]
+    def resize(): held['pixels'] = scale(held['photo'], info['img_size'], method)[None]
     def network(): return info['classes'][int(model(held['pixels'])[0].argmax())]
     return dict(decode=decode, resize=resize, network=network)
 
@@ -210,8 +210,9 @@ def read_pictures(
     paths:Sequence[Path], # files of crops, in the order of a manifest
     n:int=64, # how many
 )->list[bytes]: # their contents
-    "Read pictures from all over a list: neighbours are of one photo, and alike in size."
-    return [paths[i].read_bytes() for i in np.unique(np.linspace(0, len(paths) - 1, n).astype(int))]
+    "Read pictures from all over a list, shuffled: neighbours are of one photo and alike in size, and a short race takes only the first ones."
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))
+    return [paths[i].read_bytes() for i in np.random.default_rng(0).permutation(chosen)]
 
 def time_paths(
     variants:Mapping[str,tuple[Path, str]], # name → (file, precision)

@@ -248,7 +248,7 @@ class Predictor:
         "Answer for one image."
         return self.answer(self.prepare(image, box)[None])[0]
 
-# %% ../nbs/45_predict.ipynb #c031
+# %% ../nbs/45_predict.ipynb #c033
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm') # image files in a folder
 
 class Item(NamedTuple):
@@ -278,7 +278,7 @@ def list_images(
     found = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
     return sorted(f for f in found if f.lower().endswith(SUFFIXES) and not os.path.basename(f).startswith('.'))
 
-# %% ../nbs/45_predict.ipynb #c033
+# %% ../nbs/45_predict.ipynb #c035
 def cut_boxes(
     predictor:Predictor, # prepares the crops
     path:str, # of the photo
@@ -326,7 +326,7 @@ def list_box_jobs(
     paths = {key: os.path.join(root, entries[key]['file_name']) for key in photos}
     return [lambda key=key: cut_boxes(predictor, paths[key], entries[key], photos[key]) for key in photos] + [lambda: stray]*bool(stray)
 
-# %% ../nbs/45_predict.ipynb #c035
+# %% ../nbs/45_predict.ipynb #c037
 def _split(items, n):
     items = iter(items)
     while piece := list(islice(items, n)): yield piece
@@ -358,7 +358,7 @@ def answer_items(
         answers = iter(predictor.answer(np.stack(sound)) if sound else ())
         for item in piece: yield item, None if item.pixels is None else next(answers)
 
-# %% ../nbs/45_predict.ipynb #c041
+# %% ../nbs/45_predict.ipynb #c043
 def make_row(
     item:Item, # what was asked
     answer:Prediction, # and answered
@@ -404,7 +404,7 @@ def make_coco(
     found = {i.position: i.annotation | dict(category_id=numbers[a.label], score=round(a.probability, 6)) for i, a in answers}
     return document | dict(annotations=[found[i] for i in sorted(found)], categories=[dict(id=i, name=c) for c, i in numbers.items()])
 
-# %% ../nbs/45_predict.ipynb #c047
+# %% ../nbs/45_predict.ipynb #c049
 def make_parser()->argparse.ArgumentParser:
     "Describe the command line."
     parser = argparse.ArgumentParser(prog='lightweight-predict', description='Answer for images with an exported file.')
@@ -440,7 +440,7 @@ def parse_arguments(
     if min(args.batch, args.threads) < 1: parser.error('--batch and --threads must be at least 1')
     return args
 
-# %% ../nbs/45_predict.ipynb #c048
+# %% ../nbs/45_predict.ipynb #c050
 def list_jobs(
     args:argparse.Namespace, # from `parse_arguments`
     predictor:Predictor, # prepares images
@@ -484,7 +484,7 @@ def _show_progress(items, total, args):
     from tqdm import tqdm
     return tqdm(items, total=total, unit=' images', delay=2), lambda line: tqdm.write(line, file=sys.stderr)
 
-# %% ../nbs/45_predict.ipynb #c049
+# %% ../nbs/45_predict.ipynb #c051
 def answer_all(
     args:argparse.Namespace, # from `parse_arguments`
 )->int: # how many could not be answered

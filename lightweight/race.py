@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from importlib import import_module
@@ -658,7 +658,7 @@ def record_times(
     entrants = {name: keep_judged(open_entrant(run, plan, s, root), records[name]['metrics']['f1']) for name, run in firsts.items()}
     hashes = {name: e.checkpoint for name, e in entrants.items()}
     asked = dict(variants={name: sorted(e.models) for name, e in entrants.items()}, n_rounds=s.n_rounds, n_threads=s.n_threads,
-                 published=plan.published, goals=plan.goals, turn_ms=_turn_ms, baseline=[plan.baseline, plan.baseline_img_size])
+                 published=plan.published, goals=plan.goals, turn_ms=_turn_ms, pictures='64 from all over', baseline=[plan.baseline, plan.baseline_img_size])
     old = read_record(path) if path.is_file() else None
     if old and old['hashes'] == hashes and old['metrics']['asked'] == asked: return old
     store = root/find_store(s, next(iter(firsts.values())).fold)
@@ -687,7 +687,10 @@ def share_runs(
     found = {}
     for wait in (False, True):
         for run in (r for r in runs if r not in found):
-            with suppress(Timeout), hold_lock(root/run.folder, wait): found[run] = work(run)
+            with ExitStack() as held:
+                try: held.enter_context(hold_lock(root/run.folder, wait))
+                except Timeout: continue
+                found[run] = work(run)
     return [found[run] for run in runs]
 
 # %% ../nbs/race.ipynb #c044

@@ -26,7 +26,7 @@ from optuna.trial import Trial, TrialState
 from pydantic import Field
 
 from .cost import count_cost, find_format, measure_cost, open_untrained, time_reference
-from .crops import read_crops_info
+from .crops import name_crops, read_crops_info
 from .fidelity import rank_agreement, shorten, thin_crops
 from .genotype import write_genotype
 from .predict import Model
@@ -122,7 +122,7 @@ def join_study(
     reference = open_untrained(build_network(s.baseline, n_classes, root=root), s.baseline_size, n_classes, s.variant)
     storage = open_storage(s.storage, out, root)
     directions = ['minimize'] if s.objective == 'score' else ['maximize', 'minimize'] + ['minimize']*s.with_parameters
-    note = json.loads(s.model_dump_json(exclude=_free)) | dict(split=info['splits'])
+    note = json.loads(s.model_dump_json(exclude=_free)) | dict(split=info['splits'], crops=name_crops(root/s.crops))
     study, created = open_study(storage, s.study, directions, note, dict(reference_ms=time_reference(reference)))
     queue = Queue(study, storage, range(s.n_trials), s.patience, s.attempts)
     if created:
