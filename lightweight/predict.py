@@ -66,6 +66,46 @@ def _fix_batch(model):
     if len(sides) == 4: single.reshape([1, *list(sides)[1:]])
     return single
 
+def _read_constant(node, i):
+    "The numbers that a node is given as its i-th input; None if they are not fixed."
+    given = node.input_value(i).get_node()
+    return given.data if given.get_type_name() == 'Constant' else None
+
+def _takes_planes(node):
+    "Whether a node takes the mean of each whole plane of a known size and leaves four dimensions."
+    if node.get_type_name() != 'ReduceMean' or not node.get_attributes()['keep_dims']: return False
+    axes, shape = _read_constant(node, 1), node.get_input_partial_shape(0)
+    return axes is not None and shape.is_static and len(shape) == 4 and sorted(axes % 4) == [2, 3]
+
+def _pool_planes(model, opset):
+    "Turn the means of whole planes into poolings."
+    for node in filter(_takes_planes, model.get_ordered_ops()):
+        planes = node.input_value(0)
+        pooled = opset.avg_pool(planes, [1, 1], [0, 0], [0, 0], list(planes.shape)[2:], exclude_pad=True)
+        node.output(0).replace(pooled.output(0))
+    return model
+
+def _makes_planes(node):
+    "Whether a node makes planes of pixels."
+    return node.get_type_name() == 'Transpose' and np.array_equal(_read_constant(node, 1), [0, 3, 1, 2])
+
+def _find_step(node):
+    "The multiplication or addition with one number a channel that alone reads a node, and its numbers; None if there is none."
+    users = [reader.get_node() for reader in node.output(0).get_target_inputs()]
+    if len(users) != 1 or users[0].get_type_name() not in ('Multiply', 'Add'): return None
+    numbers = [n for n in (_read_constant(users[0], i) for i in (0, 1)) if n is not None and n.ndim == 4]
+    return (users[0], numbers[0]) if numbers else None
+
+def _normalize_rows(model, opset):
+    "Scale and shift pixels before they are made planes, instead of afterwards."
+    for turn in filter(_makes_planes, model.get_ordered_ops()):
+        last, x = turn, turn.input_value(0)
+        while found := _find_step(last):
+            last, numbers = found
+            x = getattr(opset, last.get_type_name().lower())(x, numbers.transpose(0, 2, 3, 1).copy()).output(0)
+        if last is not turn: last.output(0).replace(opset.transpose(x, turn.input_value(1)).output(0))
+    return model
+
 def _ask_one(request):
     "Answer for one picture, whose bytes are put where the plugin reads them."
     source = request.get_input_tensor(0).data
@@ -81,11 +121,13 @@ def _ask_many(request):
 
 def _open_openvino(path, n_threads, precision):
     if not path.with_suffix('.bin').is_file(): raise FileNotFoundError(f"{path.with_suffix('.bin')}: not there; the weights of {path.name} are in it")
-    core = _import('openvino', path, 'predict').Core()
+    openvino = _import('openvino', path, 'predict')
+    core = openvino.Core()
     model = core.read_model(path)
     if any(o.get_type_name() == 'FakeQuantize' for o in model.get_ops()): precision = 'bf16'        # int8: what is not rounded already
     compile_graph = partial(core.compile_model, device_name='CPU', config=dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision))
-    single = compile_graph(_fix_batch(model))
+    opset = import_module('openvino.opset13')
+    single = compile_graph(_normalize_rows(_pool_planes(_fix_batch(model), opset), opset))
     many = cache(lambda: _ask_many(compile_graph(model).create_infer_request()))
     one = _ask_one(single.create_infer_request()) if single.input(0).partial_shape.is_static else many()
     x, text = model.input(0), model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
@@ -93,7 +135,7 @@ def _open_openvino(path, n_threads, precision):
     def run(images): return one(images) if len(images) == 1 else many()(images)
     return Opened(text, x.any_name, x.element_type.to_dtype().name, shape, run, single.get_property('INFERENCE_PRECISION_HINT').to_string())
 
-# %% ../nbs/45_predict.ipynb #c014
+# %% ../nbs/45_predict.ipynb #c016
 def _open_torchscript(path, n_threads, precision):
     torch, extra = _import('torch', path, 'train'), {KEY: ''}
     network = torch.jit.load(path, 'cpu', _extra_files=extra).eval()
@@ -118,7 +160,7 @@ def _open_executorch(path, n_threads, precision):
         return np.concatenate([forward.execute([piece])[0].numpy() for piece in pieces])
     return Opened(beside.read_text(encoding='utf-8') if beside.is_file() else None, 'images', 'uint8', [], run, 'f32')
 
-# %% ../nbs/45_predict.ipynb #c016
+# %% ../nbs/45_predict.ipynb #c018
 RUNTIMES = {'.onnx': ('ONNX Runtime', _open_onnx), '.xml': ('OpenVINO', _open_openvino),
             '.pt': ('TorchScript', _open_torchscript), '.pte': ('ExecuTorch', _open_executorch)}
 
@@ -195,7 +237,7 @@ def open_model(
     _check_input(path, opened, info)
     return _check_answer(Model(path, runtime, info, opened))
 
-# %% ../nbs/45_predict.ipynb #c027
+# %% ../nbs/45_predict.ipynb #c029
 class Prediction(NamedTuple):
     "What a network says about an image."
     label:str # the most probable class
@@ -248,7 +290,7 @@ class Predictor:
         "Answer for one image."
         return self.answer(self.prepare(image, box)[None])[0]
 
-# %% ../nbs/45_predict.ipynb #c033
+# %% ../nbs/45_predict.ipynb #c035
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm') # image files in a folder
 
 class Item(NamedTuple):
@@ -278,7 +320,7 @@ def list_images(
     found = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
     return sorted(f for f in found if f.lower().endswith(SUFFIXES) and not os.path.basename(f).startswith('.'))
 
-# %% ../nbs/45_predict.ipynb #c035
+# %% ../nbs/45_predict.ipynb #c037
 def cut_boxes(
     predictor:Predictor, # prepares the crops
     path:str, # of the photo
@@ -326,7 +368,7 @@ def list_box_jobs(
     paths = {key: os.path.join(root, entries[key]['file_name']) for key in photos}
     return [lambda key=key: cut_boxes(predictor, paths[key], entries[key], photos[key]) for key in photos] + [lambda: stray]*bool(stray)
 
-# %% ../nbs/45_predict.ipynb #c037
+# %% ../nbs/45_predict.ipynb #c039
 def _split(items, n):
     items = iter(items)
     while piece := list(islice(items, n)): yield piece
@@ -358,7 +400,7 @@ def answer_items(
         answers = iter(predictor.answer(np.stack(sound)) if sound else ())
         for item in piece: yield item, None if item.pixels is None else next(answers)
 
-# %% ../nbs/45_predict.ipynb #c043
+# %% ../nbs/45_predict.ipynb #c045
 def make_row(
     item:Item, # what was asked
     answer:Prediction, # and answered
@@ -404,7 +446,7 @@ def make_coco(
     found = {i.position: i.annotation | dict(category_id=numbers[a.label], score=round(a.probability, 6)) for i, a in answers}
     return document | dict(annotations=[found[i] for i in sorted(found)], categories=[dict(id=i, name=c) for c, i in numbers.items()])
 
-# %% ../nbs/45_predict.ipynb #c049
+# %% ../nbs/45_predict.ipynb #c051
 def make_parser()->argparse.ArgumentParser:
     "Describe the command line."
     parser = argparse.ArgumentParser(prog='lightweight-predict', description='Answer for images with an exported file.')
@@ -440,7 +482,7 @@ def parse_arguments(
     if min(args.batch, args.threads) < 1: parser.error('--batch and --threads must be at least 1')
     return args
 
-# %% ../nbs/45_predict.ipynb #c050
+# %% ../nbs/45_predict.ipynb #c052
 def list_jobs(
     args:argparse.Namespace, # from `parse_arguments`
     predictor:Predictor, # prepares images
@@ -484,7 +526,7 @@ def _show_progress(items, total, args):
     from tqdm import tqdm
     return tqdm(items, total=total, unit=' images', delay=2), lambda line: tqdm.write(line, file=sys.stderr)
 
-# %% ../nbs/45_predict.ipynb #c051
+# %% ../nbs/45_predict.ipynb #c053
 def answer_all(
     args:argparse.Namespace, # from `parse_arguments`
 )->int: # how many could not be answered
