@@ -121,8 +121,7 @@ def _ask_many(request):
 
 def _open_openvino(path, n_threads, precision):
     if not path.with_suffix('.bin').is_file(): raise FileNotFoundError(f"{path.with_suffix('.bin')}: not there; the weights of {path.name} are in it")
-    openvino = _import('openvino', path, 'predict')
-    core = openvino.Core()
+    core = _import('openvino', path, 'predict').Core()
     model = core.read_model(path)
     if any(o.get_type_name() == 'FakeQuantize' for o in model.get_ops()): precision = 'bf16'        # int8: what is not rounded already
     compile_graph = partial(core.compile_model, device_name='CPU', config=dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision))

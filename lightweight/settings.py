@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% ../nbs/50_settings.ipynb #c006
