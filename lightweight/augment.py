@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from .image import GREY
+from .image import GREY, Method
 from .settings import Settings
 
 # %% ../nbs/07_augment.ipynb #c006
@@ -26,7 +26,7 @@ class DataSettings(Settings):
     img_size:int = Field(64, ge=16, le=1024, description='side of the square input, pixels')
     bs:int = Field(16, ge=2, le=4096, description='crops per training batch')
     train_min_side:int = Field(0, ge=0, description='training crops whose box has a shorter long side are not shown, pixels in the photo')
-    resize:Literal['squish','pad','crop','draft'] = Field('squish', description='how a crop that is not square becomes one; draft = squished, and large JPEGs decoded smaller')
+    resize:Method = Field('squish', description='how a crop that is not square becomes one; draft = squished, and large JPEGs decoded smaller')
     flip:Literal['none','horizontal','all'] = Field('all', description='none, left-right, or all eight orientations')
     zoom:float = Field(1.0, gt=0, le=1, description='smallest share of the area that a random zoom keeps; 1 = no zoom')
     augment:Literal['none','rand','trivial'] = Field('trivial', description='RandAugment, TrivialAugment or neither')

@@ -16,12 +16,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import BytesIO
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .image import cut_box, open_photo
+from .image import Method, cut_box, open_photo
 from .records import hash_data, hash_file
 from .settings import suggest, write_atomically
 from .splits import SPLITS, check_splits, count_splits, hash_splits
@@ -191,7 +192,7 @@ def _is_current(out:Path, plan:pd.DataFrame, fingerprint:str)->bool:
             and 'manifest.csv' in files and (out/'manifest.csv').read_text(encoding='utf-8') == _to_csv(plan))
 
 PAPERS = ('crops.json', 'manifest.csv', 'splits.csv', 'record.json') # the last two are the crop stage's
-DECODED = re.compile(r'decoded-[0-9a-f]{16}-\d+px-(squish|pad|crop|draft)\.npy') # decoded crops, kept by the store page
+DECODED = re.compile(rf"decoded-[0-9a-f]{{16}}-\d+px-({'|'.join(get_args(Method))})\.npy") # decoded crops, kept by the store page
 
 def _check_replaceable(out:Path):
     "Refuse to replace a folder that holds anything but a crop store."

@@ -33,7 +33,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .crops import read_manifest
-from .image import SCALING, cut_box, open_photo, resize_image
+from .image import SCALING, cut_box, open_photo, plan_reading, resize_image
 from .records import hash_data, hash_file
 from .resume import Saver
 from .settings import hold_lock, write_atomically
@@ -95,7 +95,8 @@ def check_teacher(
         raise ValueError(f"teacher {path}: it knows the classes {', '.join(info['classes'])}, the crops have {', '.join(classes)}; they must be the same, in the same order")
     if info.get('split') != split:
         raise ValueError(f"teacher {path}: it learnt on the split {info.get('split')}, these crops are split as {split}; it may have learnt photos that judge here, so train it on these crops")
-    if resize and info['resize'].replace('draft', 'squish') != resize.replace('draft', 'squish'): # a draft has the same shape
+    def shape(method): return plan_reading(0, method)[1] # a draft is squished, too
+    if resize and shape(info['resize']) != shape(resize):
         raise ValueError(f"teacher {path}: it learnt with resize {info['resize']}, the student's crops are made square by {resize}; choose the same")
     return path
 

@@ -107,12 +107,13 @@ def find_faults(
 # %% ../nbs/evaluate.ipynb #c016
 def open_baseline(
     name:str, # of a network
-    info:dict, # classes, img_size, resize
+    classes:list[str], # that it answers with
+    img_size:int, # side of its input, pixels
     root:Path, # the repository
 )->EagerModel: # untrained
     "Open a stock network whose time others are compared to."
     mean, std = normalization(name)
-    return EagerModel(build_network(name, len(info['classes']), root=root).eval(), info | dict(mean=mean, std=std))
+    return EagerModel(build_network(name, len(classes), root=root).eval(), dict(classes=classes, img_size=img_size, resize='squish', mean=mean, std=std))
 
 def open_rivals(
     network, # the checkpoint's, in evaluation mode
@@ -121,7 +122,7 @@ def open_rivals(
     root:Path, # the repository
 )->dict[str, EagerModel]: # eager: the checkpoint; baseline: the stock network
     "Open what runs in eager PyTorch."
-    return dict(eager=EagerModel(network, info), baseline=open_baseline(s.baseline, info | dict(img_size=s.baseline_img_size, resize='squish'), root))
+    return dict(eager=EagerModel(network, info), baseline=open_baseline(s.baseline, info['classes'], s.baseline_img_size, root))
 
 def tabulate_times(
     paths:pd.DataFrame, # from `time_paths`

@@ -616,7 +616,7 @@ def open_rivals(
 )->dict: # name → model
     "Open what every time is compared to."
     info = next(iter(entrants.values())).info
-    baseline = open_baseline(plan.baseline, dict(classes=info['classes'], img_size=plan.baseline_img_size, resize='squish'), root)
+    baseline = open_baseline(plan.baseline, info['classes'], plan.baseline_img_size, root)
     published = entrants[plan.published].models.get('eager') if plan.published in entrants else None
     return dict(baseline=baseline) | ({'published path': PublishedModel(published.network, published.info)} if published else {})
 

@@ -257,7 +257,8 @@ def train(
 
 def _train(s, root, out, device, world, bar, say, make):
     with main_first(world): dls, network, loss, info, cbs = _prepare(s, root, device)
-    key = name_run(s, f"{name_crops(root/s.crops)}/{world.size}" + info.get('start', {}).get('checkpoint', '') + info.get('teacher', ''))
+    crops = name_crops(root/s.crops)
+    key = name_run(s, f"{crops}/{world.size}" + info.get('start', {}).get('checkpoint', '') + info.get('teacher', ''))
     settled, lines = share(_settle(s, network, dls, loss, key, out), world)
     chosen = {k: v for k, v in settled if v != getattr(s, k)}
     for line in [*explain_start(info), *lines]: say(line)
@@ -268,7 +269,7 @@ def _train(s, root, out, device, world, bar, say, make):
             learn.add_cbs(followers)
             history = fit(share_training(learn, world), settled)
     except (KeyboardInterrupt, OSError, FloatingPointError) as e: raise record_stop(e, learn, make, out) from e
-    return _finish(s, root, out, learn, history, dls, info, dict(chosen=lines, processes=world.size), make)
+    return _finish(s, root, out, learn, history, dls, info, dict(chosen=lines, processes=world.size), partial(make, crops=crops))
 
 def _finish(s, root, out, learn, history, dls, info, how, make):
     valid = predict_valid(root/s.crops, dls, out)
@@ -276,7 +277,7 @@ def _finish(s, root, out, learn, history, dls, info, how, make):
     metrics = dict(valid=measure_f1(valid, info['classes']), best_epoch=int(best.epoch), **how,
                    network=describe_network(learn.model, s.img_size), train_seconds=float(history.seconds.sum()))
     origins = {k: v for k, v in dict(start=info.get('start', {}).get('checkpoint'), teacher=info.get('teacher')).items() if v}
-    record = make(metrics, split=info['split'], crops=name_crops(root/s.crops), checkpoint=hash_file(out/'model.safetensors'), **origins)
+    record = make(metrics, split=info['split'], checkpoint=hash_file(out/'model.safetensors'), **origins)
     write_record(out/'record.json', record)
     learn.saver.clear()
     return TrainResult(history, learn.recorder.lrs, valid, info['classes'], record, out)
