@@ -23,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .image import DUST, Fit, fit_size, is_fractional, place_box, read_box, read_size, settle_box
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/01_coco.ipynb #c005
 def describe_value(

@@ -42,7 +42,8 @@ from .predict import Model, open_model
 from .pruning import cut_after, find_droppable, prune_depth, prune_network, rank_by_influence, rank_by_score
 from .records import hash_data, hash_file, make_record, read_record, write_record
 from .report import make_axes, spread_labels, write_key, write_title
-from .settings import Settings, SettingsError, StageStopped, find_root, settings_main, suggest, write_atomically
+from .files import write_atomically
+from .settings import Settings, SettingsError, StageStopped, find_root, settings_main, suggest
 from .store import open_store
 from .train import TrainSettings, explain_stop, find_teacher, measure_f1, pick_decisive, train_once
 from .training import load_checkpoint, normalize_images, predict_images, save_checkpoint

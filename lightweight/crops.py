@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from .image import Method, cut_box, open_photo
 from .records import hash_data, hash_file
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 from .splits import SPLITS, check_splits, count_splits, hash_splits
 
 # %% ../nbs/04_crops.ipynb #c006

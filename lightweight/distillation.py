@@ -36,7 +36,7 @@ from .crops import read_manifest
 from .image import SCALING, cut_box, open_photo, plan_reading, resize_image
 from .records import hash_data, hash_file
 from .resume import Saver
-from .settings import hold_lock, write_atomically
+from .files import hold_lock, write_atomically
 from .speed import shrink
 from .splits import SPLITS
 from .store import name_store, open_store

@@ -33,7 +33,8 @@ from .records import hash_file, make_record, read_record, write_record
 from .report import plot_confusion, plot_corruptions, plot_latency, plot_per_class, plot_reliability, plot_sizes, plot_worst
 from .saliency import grad_cam, plot_saliency
 from .score import competition_score
-from .settings import Settings, find_root, settings_main, write_atomically
+from .files import write_atomically
+from .settings import Settings, find_root, settings_main
 from .store import load_images
 from .train import measure_f1
 from .training import load_checkpoint, predict_images

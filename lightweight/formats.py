@@ -34,7 +34,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .complexity import count_parameters
 from .metrics import macro_f1
 from .predict import KEY, VERSION, open_model
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/40_formats.ipynb #c006
 class _Tracer(fx.Tracer):

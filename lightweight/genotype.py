@@ -20,7 +20,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import nn
 
 from .layers import ACT_NAMES, LAYERS, POOLS, init_weights, round_width
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/11_genotype.ipynb #c005
 def _odd(n):

@@ -19,7 +19,8 @@ from .formats import FORMATS, LIMITS, TABLE, Deployable, Format, add_rows, expor
 from .latency import time_variants
 from .predict import KEY
 from .quantization import RUNTIMES, find_exclusions, measure_sensitivities, quantize_onnx, quantize_openvino
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/40_int8.ipynb #c006
 def _quantize(quantize, network, info, images, ignored, graph):

@@ -34,7 +34,8 @@ from PIL import Image
 
 from .image import GREY
 from .records import check_record
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/48_page.ipynb #c006
 def pick_format(

@@ -550,7 +550,7 @@ def answer_all(
     answers = _sift(answer_items(predictor, items, args.batch), skipped := [], tell)
     pieces = write_answers(answers, args, predictor.classes, document)
     if args.out:
-        from lightweight.settings import write_atomically                          # not at the top: it is slow to import, and seldom needed
+        from lightweight.files import write_atomically                          # not at the top: it is slow to import, and seldom needed
         write_atomically(args.out, ''.join(pieces).encode('utf-8', 'surrogateescape'))
     else:
         for piece in pieces: sys.stdout.write(piece); args.stream and sys.stdout.flush()

@@ -43,7 +43,8 @@ from .formats import ask_model, read_table, read_variants, to_pixels
 from .latency import EagerModel, PublishedModel, describe_setup, open_variants, read_pictures, time_paths, time_variants
 from .metrics import macro_f1
 from .records import hash_data, hash_file, make_record, read_record, write_record
-from .settings import Settings, SettingsError, StageStopped, find_root, hold_lock, read_yaml, resolve_path, settings_main, suggest, write_atomically
+from .files import hold_lock, write_atomically
+from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, resolve_path, settings_main, suggest
 from .splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.standings as standings
 from .store import load_images

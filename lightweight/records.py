@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from .settings import write_atomically
+from .files import write_atomically
 
 # %% ../nbs/51_records.ipynb #c006
 def hash_file(

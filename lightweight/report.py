@@ -29,7 +29,7 @@ from PIL import Image
 from scipy.optimize import isotonic_regression
 
 from .image import cut_box, open_photo
-from .settings import write_atomically
+from .files import write_atomically
 
 # %% ../nbs/42_report.ipynb #c005
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#999999'

@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 
-from .settings import write_atomically
+from .files import write_atomically
 
 # %% ../nbs/26_resume.ipynb #c006
 def epoch_order(

@@ -22,7 +22,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/03_splits.ipynb #c007
 def measure_leak(

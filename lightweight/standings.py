@@ -22,7 +22,8 @@ from .readme import make_readme, to_markdown
 from .records import read_record
 from .report import make_axes, write_key
 from .score import competition_score
-from .settings import find_root, write_atomically
+from .files import write_atomically
+from .settings import find_root
 
 # %% ../nbs/54_standings.ipynb #c006
 TIMES = 'times' # name of the record of the timing run

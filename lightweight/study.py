@@ -32,7 +32,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as plots
 from sqlalchemy import Engine, event
 
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 
 # %% ../nbs/34_study.ipynb #c005
 def hide_password(

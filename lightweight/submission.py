@@ -23,7 +23,8 @@ from .genotype import Genotype, parse_genotype
 from .latency import EagerModel, make_network_call
 from .layers import round_width
 from .predict import Predictor, list_images, load_image
-from .settings import Settings, find_root, read_yaml, settings_main, write_atomically
+from .files import write_atomically
+from .settings import Settings, find_root, read_yaml, settings_main
 from .speed import time_turns
 from .training import load_checkpoint
 from .zoo import IMAGENET, build_network, load_weights

@@ -33,7 +33,8 @@ from joblib import cpu_count
 from pydantic import Field
 
 from .records import read_record
-from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, settings_main, suggest, write_atomically
+from .files import write_atomically
+from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, settings_main, suggest
 
 # %% ../nbs/53_sweep.ipynb #c006
 class SweepSettings(Settings):

@@ -16,7 +16,8 @@ from pathlib import Path
 from fastai.callback.core import Callback
 from fastcore.xtras import modified_env
 
-from .settings import suggest, write_atomically
+from .files import write_atomically
+from .settings import suggest
 from .training import Keeper
 
 # %% ../nbs/43_tracking.ipynb #c006

@@ -38,7 +38,8 @@ from torch import nn
 from .metrics import macro_f1
 from .dataloaders import use_threads
 from .resume import Saver, deterministic_algorithms
-from .settings import Settings, write_atomically
+from .files import write_atomically
+from .settings import Settings
 from .speed import Progressive, choose_compile, choose_way, measure_compile, plan_sizes, time_steps
 from .zoo import rebuild_network
 

@@ -33,7 +33,8 @@ from .predict import Model
 from .records import make_record, write_record
 from .score import competition_score
 from .search_space import Draw, describe_draw, make_draw, name_draw, read_draw
-from .settings import Settings, SettingsError, StageStopped, find_root, settings_main, write_atomically
+from .files import write_atomically
+from .settings import Settings, SettingsError, StageStopped, find_root, settings_main
 from .study import Queue, choose_trial, derive_seed, draw_figures, find_front, find_twin, follow_best, hide_password, keep_trained
 from .study import copy_twin, count_trials, make_sampler, measure_span, open_storage, open_study, save_figures, select_trained
 from .study import set_budgets, spread_plans, tabulate_trials, work
