@@ -989,6 +989,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lightweight.records._git': ('records.html#_git', 'lightweight/records.py'),
                                      'lightweight.records._numbers': ('records.html#_numbers', 'lightweight/records.py'),
                                      'lightweight.records.check_record': ('records.html#check_record', 'lightweight/records.py'),
+                                     'lightweight.records.check_record_place': ( 'records.html#check_record_place',
+                                                                                 'lightweight/records.py'),
                                      'lightweight.records.describe_commit': ('records.html#describe_commit', 'lightweight/records.py'),
                                      'lightweight.records.describe_machine': ('records.html#describe_machine', 'lightweight/records.py'),
                                      'lightweight.records.describe_versions': ('records.html#describe_versions', 'lightweight/records.py'),
