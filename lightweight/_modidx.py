@@ -176,6 +176,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lightweight.console._close_output': ('console.html#_close_output', 'lightweight/console.py'),
                                      'lightweight.console.escape_output': ('console.html#escape_output', 'lightweight/console.py'),
                                      'lightweight.console.explain_error': ('console.html#explain_error', 'lightweight/console.py'),
+                                     'lightweight.console.hide_secrets': ('console.html#hide_secrets', 'lightweight/console.py'),
                                      'lightweight.console.in_notebook': ('console.html#in_notebook', 'lightweight/console.py'),
                                      'lightweight.console.is_interactive': ('console.html#is_interactive', 'lightweight/console.py'),
                                      'lightweight.console.open_progress': ('console.html#open_progress', 'lightweight/console.py'),

@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from .console import run_command
+from .console import hide_secrets, run_command
 
 # %% ../nbs/50_settings.ipynb #c006
 def find_root(
@@ -122,7 +122,7 @@ def _explain(error, fields):
     name = '.'.join(str(p) for p in error['loc']) or 'settings'
     if error['type'] == 'extra_forbidden': return f'unknown parameter {name}{suggest(name, fields)}'
     hint = '; put it in quotes' if error['type'] == 'string_type' and isinstance(error['input'], (bool, float)) else ''
-    return f"{name} = {error['input']!r}: {error['msg']}{hint}"
+    return hide_secrets(f"{name} = {error['input']!r}: {error['msg']}{hint}")
 
 # %% ../nbs/50_settings.ipynb #c024
 class Settings(BaseModel):
