@@ -149,6 +149,30 @@ def test_defaults_work_outside_the_repository(installed, tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["data", "outputs"]
 
 
+# What a module may not do by itself, who may, and why. Everything else goes through `files`, `image` and `console`.
+WRITES = r"""\bopen\([^)\n]*['"](?:[wax]b?\+?|r\+b?)['"]|\.write_(?:text|bytes)\(|\.to_csv\((?!\s*\)|index|lineterminator)|\.savefig\((?!buffer)|\brmtree\(|\bos\.(?:remove|unlink|rename|replace)\(|\.unlink\("""
+RULES = {
+    "writes or deletes files": (WRITES, {
+        "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "store": "a cache of its own",
+        "resume": "its own states", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
+        "distillation": "a cache of its own, filled piece by piece", "study": "cuts a torn line off a journal"}),
+    "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn; the example of a model card"}),
+    "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds"}),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.replace(" ", "-"))
+def test_what_only_one_module_may_do(rule):
+    "Files are written whole and never somebody else's, pictures are opened with limits, and progress is shown in one way."
+    pattern, allowed = RULES[rule]
+    sources = {p.stem: [line.split("  # ")[0] for line in p.read_text().splitlines() if not line.lstrip().startswith("#")]
+               for p in sorted((ROOT/"lightweight").glob("[!_]*.py"))}
+    found = {name: lines for name, source in sources.items() if (lines := [line.strip() for line in source if re.search(pattern, line)])}
+    foreign = {name: lines for name, lines in found.items() if name not in allowed}
+    assert not foreign, "\n".join(f"{name}: {line}" for name, lines in foreign.items() for line in lines)
+    assert not allowed.keys() - found.keys() - {"console", "files"}, "allowed, but not needed any more"
+
+
 HOOK = ROOT/".githooks/pre-commit"
 
 
