@@ -396,10 +396,8 @@ def summarise_file(
     path:str|Path, # record of an evaluation
 )->str:
     "Put the result that a file holds into four lines."
-    try:
-        record = read_record(path)
-        if record['stage'] != 'evaluate': raise ValueError(f"{path}: this is a record of {record['stage']}; expected one of evaluate")
-        return summarise(record)
+    record = read_record(path, 'evaluate')
+    try: return summarise(record)
     except (KeyError, TypeError) as e: raise ValueError(f'{path}: not a whole record of evaluate: {e} is missing or damaged') from None
 
 def main(): settings_main(EvaluateSettings, lambda s: print(summarise(evaluate(s).record)), prog='lightweight-evaluate')
