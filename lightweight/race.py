@@ -735,7 +735,7 @@ def check_race(
 )->dict: # name of a setting → path that is read
     "Check what is needed at the very end: the baseline, and that no file but a race's own is in a record's place."
     open_baseline(plan.baseline, ['a', 'b'], plan.baseline_img_size, root)
-    for name in (*plan.contestants, standings.TIMES): check_record_place(root/find_results(s)/f'{name}.json', 'race')
+    for name in (*plan.contestants, standings.TIMES): check_record_place(root/find_results(s)/f'{name}.json', 'race', 'results')
     return s.list_reads(root) | plan.list_reads(root) | read_crop_settings(plan, s.plan, root).list_reads(root)
 
 def race(
