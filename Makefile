@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # papermill shows what the cells print; what it says of itself is left out
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
-PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^$$/d'
+PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
 .PHONY: run test test-slow mutants readme lab race tune dashboard clean
 

@@ -25,7 +25,7 @@ import lightweight
 from .genotype import Genotype, Network, cut_genotype, find_mismatch, make_network, parse_genotype
 from .genotype import read_genotype, to_dict, to_genotype
 from .layers import Conv, GlobalPool, Linear, init_weights
-from .settings import resolve_path, suggest
+from .settings import resolve_config, resolve_path, suggest
 
 # %% ../nbs/12_zoo.ipynb #c006
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,8 +35,7 @@ def models_folder(
     root:str|Path|None=None, # repository root, None for the package's own
 )->Path: # folder of genotype files
     "Find the genotype files."
-    packed, own = (Path(folder)/'configs'/'models' for folder in (Path(lightweight.__file__).parent, root or ''))
-    return own if root is not None and own.is_dir() else packed
+    return resolve_config('configs/models', Path(lightweight.__file__).parent if root is None else root)
 
 def list_networks(
     root:str|Path|None=None, # repository root
