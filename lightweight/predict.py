@@ -15,19 +15,21 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
-from .image import cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, settle_box, to_upright
+from .image import Method, cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, settle_box, to_upright
 
 # %% ../nbs/45_predict.ipynb #c008
 KEY = 'lightweight'  # where the metadata are, in whatever a format calls metadata
@@ -161,17 +163,37 @@ def _open_torchscript(path, n_threads, precision):
     text = extra[KEY].decode() if isinstance(extra[KEY], bytes) else extra[KEY]
     return Opened(text or None, 'images', 'uint8', [], run, 'f32')
 
-def _open_executorch(path, n_threads, precision):
-    torch, beside = _import('torch', path, 'executorch'), Path(f'{path}.json')
-    runtime = _import('executorch.runtime', path, 'executorch').Runtime.get()
-    library = _import('executorch.extension.pybindings.portable_lib', path, 'executorch')
+@contextmanager
+def _catch_log():
+    "Catch what C++ writes to standard output and error; if the block fails, the last line goes into the error."
+    before = [os.dup(fd) for fd in (1, 2)]
+    with tempfile.TemporaryFile() as log:
+        try:
+            for fd in (1, 2): os.dup2(log.fileno(), fd)
+            yield
+        except Exception as e:
+            log.seek(0)
+            last = log.read().decode(errors='replace').strip().rpartition('\n')[2]
+            raise RuntimeError(f'{e} ({last})' if last else str(e)) from e
+        finally:
+            for fd, old in zip((1, 2), before): os.dup2(old, fd); os.close(old)
+
+def _plan_executorch(path, n_threads, runtime, library):
+    "Load a file for a number of threads, and say for how many images at a time it was planned."
     if library._threadpool_get_thread_count() != n_threads: library._unsafe_reset_threadpool(n_threads)
     forward = runtime.load_program(path).load_method('forward')
-    most = max(1, forward.metadata.input_tensor_meta(0).sizes()[0])               # images at a time that it was planned for
+    return forward, max(1, forward.metadata.input_tensor_meta(0).sizes()[0])
+
+def _open_executorch(path, n_threads, precision):
+    torch, beside = _import('torch', path, 'executorch'), Path(f'{path}.json')
+    if not beside.is_file(): raise FileNotFoundError(f'{beside}: not there; what is known about {path.name}, such as its classes, is in it')
+    names = ('executorch.runtime', 'executorch.extension.pybindings.portable_lib')
+    api, library = (_import(name, path, 'executorch') for name in names)
+    with _catch_log(): forward, most = _plan_executorch(path, n_threads, api.Runtime.get(), library)
     def run(images):
         pieces = [torch.from_numpy(images[i:i + most]) for i in range(0, len(images), most)]
         return np.concatenate([forward.execute([piece])[0].numpy() for piece in pieces])
-    return Opened(beside.read_text(encoding='utf-8') if beside.is_file() else None, 'images', 'uint8', [], run, 'f32')
+    return Opened(beside.read_text(encoding='utf-8'), 'images', 'uint8', [], run, 'f32')
 
 # %% ../nbs/45_predict.ipynb #c019
 RUNTIMES = {'.onnx': ('ONNX Runtime', _open_onnx), '.xml': ('OpenVINO', _open_openvino),
@@ -180,9 +202,15 @@ RUNTIMES = {'.onnx': ('ONNX Runtime', _open_onnx), '.xml': ('OpenVINO', _open_op
 def _check_options(path, n_threads, precision):
     "Refuse an unknown number format, one that the runtime does not offer, and no threads."
     if precision not in ('f32', 'bf16'): raise ValueError(f'{path}: unknown precision {precision!r}; choose from f32, bf16')
-    if precision != 'f32' and path.suffix != '.xml':
+    if precision != 'f32' and path.suffix.lower() != '.xml':
         raise ValueError(f'{path}: precision {precision!r} is for OpenVINO (.xml); other runtimes calculate as the file says')
     if n_threads < 1: raise ValueError(f'{path}: n_threads={n_threads}; at least one thread is needed')
+
+def _are_names(v): return isinstance(v, list) and v and all(isinstance(c, str) for c in v) and len(set(v)) == len(v)
+
+_sound = [('classes', 'a list of names, no two alike', _are_names), ('img_size', 'a number of pixels', lambda v: type(v) is int and v > 0),
+          ('resize', f"one of {', '.join(get_args(Method))}", lambda v: v in get_args(Method)),
+          ('context', 'a number from 0', lambda v: type(v) in (int, float) and v >= 0), ('square', 'true or false', lambda v: type(v) is bool)]
 
 def _read_info(path, text):
     "The metadata as a dict, or an error that says what is missing."
@@ -192,6 +220,8 @@ def _read_info(path, text):
     except ValueError as e: raise ValueError(f'{path}: its metadata {KEY!r} are not JSON ({e}); {advice}') from None
     missing = [name for name in FIELDS if name not in info] if isinstance(info, dict) else FIELDS
     if missing: raise ValueError(f"{path}: its metadata lack {', '.join(missing)}; {advice}")
+    if faults := [f'{name} = {info[name]!r:.80}; it must be {wanted}' for name, wanted, right in _sound if not right(info[name])]:
+        raise ValueError(f"{path}: its metadata say {'; '.join(faults)}: {advice}")
     if info.get('version', VERSION) != VERSION: raise ValueError(f"{path}: a file of version {info['version']}, and this lightweight reads version {VERSION}; {advice}")
     return info
 
@@ -236,12 +266,13 @@ def open_model(
 )->Model: # call it with images; .info (dict), .runtime, .precision (what is really used)
     "Open an exported file in the runtime that belongs to it."
     path = Path(path)
-    if path.suffix not in RUNTIMES:
+    if path.is_dir(): raise IsADirectoryError(f"{path}: this is a folder; name a file in it that ends in {', '.join(RUNTIMES)}")
+    if path.suffix.lower() not in RUNTIMES:
         ending = path.suffix or 'a name without an ending'
         raise ValueError(f"{path}: no runtime for {ending!r}; choose a file that ends in {', '.join(RUNTIMES)}")
     if not path.is_file(): raise FileNotFoundError(f'{path}: there is no such file; lightweight-export makes it from a checkpoint')
     _check_options(path, n_threads, precision)
-    runtime, opener = RUNTIMES[path.suffix]
+    runtime, opener = RUNTIMES[path.suffix.lower()]
     try: opened = opener(path, n_threads, precision)
     except (ImportError, ValueError, FileNotFoundError): raise
     except Exception as e: raise ValueError(f'{path}: {runtime} cannot open it: {e}') from e
