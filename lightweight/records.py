@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['record_fields', 'hash_file', 'hash_data', 'describe_commit', 'describe_machine', 'describe_versions', 'write_command',
-           'make_record', 'check_record', 'write_record', 'read_record']
+           'make_record', 'check_record', 'write_record', 'read_record', 'check_record_place']
 
 # %% ../nbs/51_records.ipynb #c003
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from .files import write_atomically
+from .files import check_file, write_atomically
 
 # %% ../nbs/51_records.ipynb #c006
 def hash_file(
@@ -127,8 +127,24 @@ def write_record(
 
 def read_record(
     path:str|Path, # a .json file
+    stage:str='', # the stage whose record it must be; '' = any
 )->dict:
     "Read one record and check it."
+    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: there is no such record')
     try: record = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{path}: not readable as JSON: {e}') from None
-    return check_record(record, str(path))
+    if not isinstance(record, dict): raise ValueError(f'{path}: a {type(record).__name__}, not a record')
+    check_record(record, str(path))
+    if stage not in ('', record['stage']): raise ValueError(f"{path}: this is a record of {record['stage']}, not of {stage}")
+    return record
+
+def check_record_place(
+    path:str|Path, # where a record is to be written; '' = nowhere
+    stage:str, # that writes it
+    field:str='record', # name of the setting, for the message
+):
+    "Refuse to write a record over anything but a record of the same stage."
+    def is_own(file):
+        try: return read_record(file, stage) is not None
+        except ValueError: return False
+    if str(path): check_file(path, is_own, field=field)
