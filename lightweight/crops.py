@@ -4,27 +4,32 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'DECODED', 'select_large', 'check_labels', 'plan_crops', 'PhotoError', 'cut_photo', 'cut_photos',
-           'fingerprint_crops', 'read_crops_info', 'name_crops', 'read_manifest', 'cut_crops', 'share_crops']
+           'fingerprint_crops', 'read_crops_info', 'name_crops', 'read_manifest', 'check_replaceable', 'hold_store',
+           'cut_crops', 'share_crops']
 
 # %% ../nbs/04_crops.ipynb #c003
 import json
 import os
 import re
 import shutil
+import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from io import BytesIO
+from contextlib import contextmanager, nullcontext
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import get_args
 
 import pandas as pd
+from filelock import Timeout
 from PIL import Image
-from tqdm.auto import tqdm
 
+from .class_map import find_label_fault, format_csv, read_text
+from .console import track
+from .files import LOCK, MARKER, hold_lock, list_files, write_atomically
 from .image import Method, cut_box, open_photo
 from .records import hash_data, hash_file
-from .files import write_atomically
 from .settings import suggest
 from .splits import SPLITS, check_splits, count_splits, hash_splits
 
@@ -43,9 +48,7 @@ def check_labels(
     "Refuse labels that cannot be folder names on every machine."
     seen = {}
     for label in sorted(set(labels)):
-        if not label or re.search(r'[/\\<>:"|?*\x00-\x1f]|^[. ]|[. ]$', label) or len(label.encode()) > 200:
-            raise ValueError(f"label {label!r} cannot be a folder name: change it in the class map (not empty, none of "
-                             "/ \\ < > : \" | ? *, no dot or space at either end)")
+        if fault := find_label_fault(label): raise ValueError(fault)
         same = seen.setdefault(unicodedata.normalize('NFC', label).casefold(), label)
         if same != label: raise ValueError(f"labels {same!r} and {label!r} would be one folder on some machines")
 
@@ -61,6 +64,13 @@ def _check_lost(
     if lost: raise ValueError(f"no box of {names} has a long side of {min_side} px or more: lower min_side, "
                               "or leave out small boxes before the split (select_large)")
 
+def _check_texts(objects):
+    "Refuse names that no text file can hold (half a character, as damaged JSON may have)."
+    for column in objects.columns.intersection(['file_name', 'category']):
+        for text in objects[column].unique():
+            sound = '\0' not in text and text.encode('utf-8', 'ignore').decode() == text
+            if not sound: raise ValueError(f'{column} {text!r} is not valid Unicode text; change it in the annotation file')
+
 def plan_crops(
     objects:pd.DataFrame, # one row per box, with label, group and split
     min_side:int=24, # least long side, in pixels of the photo
@@ -68,9 +78,13 @@ def plan_crops(
     "Decide which boxes are cut and what each crop is called."
     check_splits(objects, allow_absent=True)
     check_labels(objects.label)
+    _check_texts(objects)
     ids = ['photo_id', 'annotation_id']
     plan = select_large(objects, min_side).sort_values(ids, kind='stable').reset_index(drop=True)
-    if plan.empty: raise ValueError(f"nothing to cut: none of {len(objects)} boxes has a side of {min_side} px or more")
+    if plan.empty:
+        largest = objects[['w', 'h']].max(axis=1).max() if len(objects) else 0
+        raise ValueError(f"nothing to cut: none of {len(objects)} boxes has a side of min_side = {min_side} px or more" +
+                         (f"; the largest has {largest} px" if largest else ''))
     _check_lost(objects, plan, min_side)
     n = plan.groupby(ids).cumcount()
     names = (f'{o.split}/{o.label}/{o.photo_id}_{o.annotation_id}_{i}.jpg' for o, i in zip(plan.itertuples(), n))
@@ -117,25 +131,24 @@ def cut_photos(
     root:str|Path, # folder that file_name starts from
     folder:str|Path, # where the crops go
     n_workers:int=2, # threads
-    progress:bool=False, # show a bar
+    progress:bool=False, # show how far it is
     **settings, # context, square and quality of `cut_photo`
 )->int: # number of crops written
     "Cut many photos; when some cannot be cut, finish the others and then name them."
     pool, written, failed = ThreadPoolExecutor(n_workers), 0, []
     try:
         jobs = [pool.submit(cut_photo, rows, root, folder, **settings) for _, rows in plan.groupby('photo_id')]
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc='cutting', unit='photo', disable=not progress):
+        for job in track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photo', show=progress):
             try: written += job.result()
             except PhotoError as e: failed.append(str(e))
+    except OSError as e:
+        if e.errno and not e.filename: e.filename = str(folder)    # a full disk does not say where
+        raise
     finally: pool.shutdown(cancel_futures=True)      # on an interruption: finish the photos in hand, begin no other
     if failed: raise PhotoError('\n'.join([f"{len(failed)} photo(s) could not be cut:", *sorted(failed)]))
     return written
 
 # %% ../nbs/04_crops.ipynb #c024
-def _to_csv(manifest:pd.DataFrame)->str: # the content of manifest.csv
-    "Write a manifest as text."
-    return manifest.to_csv(index=False, lineterminator='\n')
-
 def fingerprint_crops(
     plan:pd.DataFrame, # from `plan_crops`
     root:str|Path, # folder that file_name starts from
@@ -147,7 +160,7 @@ def fingerprint_crops(
     if missing: raise FileNotFoundError(f"{len(missing)} photo(s) are missing under {root}, for instance {missing[0]}")
     stats = [(Path(root)/name).stat() for name in names]
     photos = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats)]
-    return hash_data([1, settings, photos, _to_csv(plan)])[:16]
+    return hash_data([1, settings, photos, format_csv(plan)])[:16]
 
 def read_crops_info(
     folder:str|Path, # a crop store
@@ -156,7 +169,10 @@ def read_crops_info(
     path = Path(folder)/'crops.json'
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a finished crop store (it has no crops.json): cut the crops first")
-    return json.loads(path.read_text(encoding='utf-8'))
+    try: info = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as e: raise ValueError(f"{path}: not readable as JSON ({e}): cut the crops again") from None
+    if not isinstance(info, dict): raise ValueError(f"{path}: a {type(info).__name__}, not a crop store: cut the crops again")
+    return info
 
 def name_crops(
     folder:str|Path, # a crop store
@@ -173,8 +189,13 @@ def read_manifest(
     for name in splits:
         if name not in SPLITS: raise ValueError(f"unknown split {name!r}{suggest(name, SPLITS)}")
     read_crops_info(folder)
-    texts = dict.fromkeys(['file_name', 'category', 'label', 'split', 'crop'], str)
-    manifest = pd.read_csv(Path(folder)/'manifest.csv', dtype=texts, keep_default_na=False)
+    path, texts = Path(folder)/'manifest.csv', dict.fromkeys(['file_name', 'category', 'label', 'split', 'crop'], str)
+    try: manifest = pd.read_csv(StringIO(read_text(path), newline=''), dtype=texts, keep_default_na=False)
+    except FileNotFoundError: raise FileNotFoundError(f"{path} is missing: cut the crops again") from None
+    except pd.errors.ParserError as e: raise ValueError(f"{path}: not readable as CSV ({e}): cut the crops again") from None
+    except pd.errors.EmptyDataError: raise ValueError(f"{path} is empty: cut the crops again") from None
+    if lost := [name for name in ('label', 'split', 'crop') if name not in manifest]:
+        raise ValueError(f"{path} has no column {lost[0]!r}; it is written by lightweight-crop and separated by commas: cut the crops again")
     return manifest[manifest.split.isin(splits)].reset_index(drop=True)
 
 # %% ../nbs/04_crops.ipynb #c026
@@ -190,20 +211,38 @@ def _is_current(out:Path, plan:pd.DataFrame, fingerprint:str)->bool:
     info, files = read_crops_info(out), _list_files(out)
     sizes = [files.get(name, 0) for name in plan.crop]
     return (info['fingerprint'] == fingerprint and min(sizes) > 0 and sum(sizes) == info['n_bytes']
-            and 'manifest.csv' in files and (out/'manifest.csv').read_text(encoding='utf-8') == _to_csv(plan))
+            and 'manifest.csv' in files and (out/'manifest.csv').read_bytes() == format_csv(plan).encode())
 
 PAPERS = ('crops.json', 'manifest.csv', 'splits.csv', 'record.json') # the last two are the crop stage's
 DECODED = re.compile(rf"decoded-[0-9a-f]{{16}}-\d+px-({'|'.join(get_args(Method))})\.npy") # decoded crops, kept by the store page
 
-def _check_replaceable(out:Path):
+_own_hidden = re.compile(r'\.(decoded-.+|(.+\.)?lock)|(.*/)?\.[^/]+\.[0-9a-f]{8}\.part|(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)') # may go with a store
+
+def check_replaceable(
+    out:str|Path, # where a crop store is to be
+):
     "Refuse to replace a folder that holds anything but a crop store."
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())): return
+    out = Path(out)
+    there = set(list_files(out)) - {LOCK, MARKER} if out.is_dir() else {''} if out.exists() else set()
+    if not there: return
     if not (out/'crops.json').is_file():
         raise FileExistsError(f"{out} is there and is not a crop store: choose another folder, or empty this one")
     own = {*PAPERS, *(read_manifest(out, SPLITS).crop if (out/'manifest.csv').is_file() else ())}
-    foreign = sorted(name for name in set(_list_files(out)) - own if not DECODED.fullmatch(name))
+    foreign = sorted(name for name in there - own if not (DECODED.fullmatch(name) or _own_hidden.fullmatch(name)))
     if foreign:
         raise FileExistsError(f"{out} holds files that are not its crops, like {foreign[0]}: move them away first")
+
+@contextmanager
+def hold_store(
+    out:str|Path, # where a crop store is, or is to be
+)->Iterator[None]:
+    "Let one process at a time make or replace a store; the others wait, and say so."
+    out = Path(out).resolve()
+    try: lock = hold_lock(out, wait=False).acquire()
+    except Timeout:
+        print(f'{out}: another process makes this crop store; waiting until it has finished', file=sys.stderr, flush=True)
+        lock = hold_lock(out).acquire()
+    with lock: yield
 
 def _replace_store(building:Path, out:Path):
     "Move a finished store to its place, and remove the old one and what was begun for other settings."
@@ -245,7 +284,8 @@ def cut_crops(
     square:bool=True, # squares, filled with grey beyond the photo; otherwise the box with its margin
     quality:int=95, # of the JPEG, 1 to 100
     n_workers:int=2, # threads
-    progress:bool=True, # show a bar
+    progress:bool=True, # show how far it is
+    held:bool=False, # the caller is in a `hold_store` block
 )->pd.DataFrame: # the manifest of all splits: the columns of the objects, and crop: its path in the store
     "Make the crop store of these objects at `out`, or do nothing if it is there already."
     _check_settings(context, min_side, quality, n_workers)
@@ -253,16 +293,19 @@ def cut_crops(
     settings = dict(context=context, square=square, quality=quality)
     fingerprint = fingerprint_crops(plan, root, settings)
     if _is_current(out, plan, fingerprint): return read_manifest(out, SPLITS)
-    _check_replaceable(out)
-    building = out.with_name(f'.{out.name}.{fingerprint}.part')
-    cut_photos(plan, root, building, n_workers, progress, **settings)
-    for temporary in building.rglob('.*'): temporary.unlink()             # left by a killed process
-    info = _describe_store(plan, objects, building, settings=dict(settings, min_side=min_side),
-                           fingerprint=fingerprint, source=str(root))
-    write_atomically(building/'manifest.csv', _to_csv(plan))
-    write_atomically(building/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
-    _replace_store(building, out)
-    return read_manifest(out, SPLITS)
+    with nullcontext() if held else hold_store(out):
+        if _is_current(out, plan, fingerprint): return read_manifest(out, SPLITS)    # somebody else has made it
+        check_replaceable(out)
+        building = out.with_name(f'.{out.name}.{fingerprint}.part')
+        cut_photos(plan, root, building, n_workers, progress, **settings)
+        for temporary in building.rglob('.*'): temporary.unlink()             # left by a killed process
+        info = _describe_store(plan, objects, building, settings=dict(settings, min_side=min_side),
+                               fingerprint=fingerprint, source=str(root))
+        write_atomically(building/'manifest.csv', format_csv(plan))
+        write_atomically(building/MARKER, 'crop\n')                           # the folder is known as this stage's own
+        write_atomically(building/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
+        _replace_store(building, out)
+        return read_manifest(out, SPLITS)
 
 # %% ../nbs/04_crops.ipynb #c034
 def share_crops(
@@ -275,8 +318,8 @@ def share_crops(
     store, out, info = Path(store), Path(out), read_crops_info(store)
     manifest = manifest.assign(crop=[os.path.relpath((store/c).resolve(), out.resolve()) for c in manifest.crop])
     counts = {split: rows.label.value_counts().to_dict() for split, rows in manifest.groupby('split')}
-    name = hash_data([info['fingerprint'], _to_csv(manifest)])[:16]
+    name = hash_data([info['fingerprint'], format_csv(manifest)])[:16]
     facts = dict(fingerprint=name, counts=counts, n_crops=len(manifest), n_photos=int(manifest.photo_id.nunique()))
-    write_atomically(out/'manifest.csv', _to_csv(manifest))
+    write_atomically(out/'manifest.csv', format_csv(manifest))
     write_atomically(out/'crops.json', json.dumps(info | facts | changes, indent=1, ensure_ascii=False) + '\n')
     return out

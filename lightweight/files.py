@@ -148,6 +148,7 @@ def check_own(
     foreign = find_foreign(out, files)
     if foreign: raise FileExistsError(f'{field} = {out}: {foreign} is there, which {stage} did not make; {advice}')
     own = [name for name in list_files(out) if _matches(name, files)]
+    own = own or [name for name in list_files(out) if name.endswith('.ipynb')][1:]      # papermill may have put one notebook there
     if own and (maker := read_maker(out)) != stage:
         raise FileExistsError(f'{field} = {out}: {own[0]} is there, made by {maker or "something else"} and not by {stage}; {advice}')
 

@@ -7,9 +7,9 @@ __all__ = ['DPI', 'WIDEST', 'markdown', 'STYLE', 'FRAME', 'frame', 'about_fields
            'pick_format', 'format_column', 'Grid', 'lay_out', 'tabulate', 'shows_photos', 'to_image', 'Picture',
            'pack_picture', 'render_prose', 'say_support', 'say_f1', 'compare_times', 'say_speed', 'say_seeds',
            'write_summary', 'Number', 'pick_numbers', 'list_source', 'Section', 'pack_section', 'write_page',
-           'check_about', 'escape_markdown', 'write_table', 'list_results', 'make_card_data', 'write_example',
-           'count_openings', 'list_test_limits', 'list_limits', 'write_opening', 'render_card', 'check_card',
-           'write_card']
+           'check_about', 'escape_markdown', 'write_line', 'pick_fence', 'write_code', 'write_table', 'list_results',
+           'make_card_data', 'write_example', 'count_openings', 'list_test_limits', 'list_limits', 'write_opening',
+           'render_card', 'check_card', 'write_card']
 
 # %% ../nbs/48_page.ipynb #c003
 import base64
@@ -452,7 +452,29 @@ def escape_markdown(
     text:str, # any
 )->str: # Markdown that shows just this, in one line
     "Take the meaning from Markdown's signs."
-    return re.sub(r'([\\`*_\[\]<>|])', r'\\\1', ' '.join(str(text).split()))
+    line = re.sub(r'([\\`*_\[\]<>|#&~$])', r'\\\1', write_line(text))
+    return re.sub(r'^([0-9]+(?=[.)])|)([-+=.)])(?=[-= ]|$)', r'\1\\\2', line)     # what begins a list or a rule
+
+def write_line(
+    text:str, # any
+)->str: # without line breaks and characters that cannot be printed
+    "Write a text in one line."
+    return ' '.join(''.join(c if c.isprintable() else ' ' for c in str(text)).split())
+
+def pick_fence(
+    text:str, # to stand between fences
+    least:int=3, # backticks
+)->str: # a row of backticks
+    "Pick a fence that a text does not close."
+    return '`'*max([least, *(len(row) + 1 for row in re.findall('`+', text))])
+
+def write_code(
+    text:str, # any
+)->str: # Markdown
+    "Write a text as code within a line."
+    line = write_line(text)
+    fence = pick_fence(line, 1)
+    return f'{fence} {line} {fence}' if '`' in line else f'{fence}{line}{fence}'
 
 def write_table(
     table:pd.DataFrame, # any
@@ -469,10 +491,10 @@ def list_results(
     about:dict, # see `about_fields`
 )->list[EvalResult]: # none without a test or without a name for the data
     "Put the test's numbers into the Hub's scheme."
-    test, dataset = record['metrics'].get('test'), about.get('dataset')
+    test, dataset = record['metrics'].get('test'), write_line(about.get('dataset') or '')
     if not test or not dataset: return []
     place = dict(task_type='image-classification', task_name='Image classification', dataset_name=dataset, dataset_split='test',
-                 dataset_type=about.get('dataset_id') or re.sub(r'\W+', '-', dataset.lower()).strip('-'))
+                 dataset_type=about.get('dataset_id') or re.sub(r'\W+', '-', dataset.lower()).strip('-') or 'data')
     results = [EvalResult(**place, metric_type='f1', metric_value=round(test['macro_f1'], 4), metric_name=f'Macro-F1 ({say_support(test)})', metric_args=dict(average='macro'))]
     if 'accuracy' in test:
         results += [EvalResult(**place, metric_type='accuracy', metric_value=round(test['accuracy'], 4),
@@ -489,7 +511,7 @@ def make_card_data(
     formats = ['onnx'] if about.get('file') else []
     return ModelCardData(license=licence.lower() if licence else None, library_name='lightweight', pipeline_tag='image-classification',
                          tags=['image-classification', 'waste', *formats, *about.get('tags', [])], datasets=about.get('datasets'),
-                         base_model=about.get('base_model'), metrics=[r.metric_type for r in results] or None, model_name=about['name'],
+                         base_model=about.get('base_model'), metrics=[r.metric_type for r in results] or None, model_name=write_line(about['name']),
                          eval_results=results or None)
 
 # %% ../nbs/48_page.ipynb #c052
@@ -581,11 +603,11 @@ LETTER = '''---
 
 Give it one cut-out object at a time{% if 'context' in info %}: the box around the object{% if info.square %}, made square{% endif %}, with a margin of {{ (100*info.context) | round | int }} % of its long side on each side{% endif %}.
 
-{{ fence }}python
+{{ example | fence }}python
 {{ example }}
-{{ fence }}
+{{ example | fence }}
 
-With the package `lightweight` this is `Predictor('{{ about.file }}')('crop.jpg')`, from `lightweight.predict`; given a whole photo and `box=(x, y, w, h)` it cuts out the object itself.
+With the package `lightweight` this is {{ ("Predictor(%r)('crop.jpg')" % about.file) | code }}, from `lightweight.predict`; given a whole photo and `box=(x, y, w, h)` it cuts out the object itself.
 {% endif %}
 
 ## Data and licence
@@ -595,7 +617,7 @@ With the package `lightweight` this is `Predictor('{{ about.file }}')('crop.jpg'
 
 {% endif %}
 {% if licence %}
-The weights are licensed under `{{ licence }}`.{% if info.licence %} The exported file says: {{ info.licence | plain }}{% endif %}
+The weights are licensed under {{ licence | code }}.{% if info.licence %} The exported file says: {{ info.licence | plain }}{% endif %}
 
 
 {% endif %}
@@ -604,7 +626,7 @@ The weights are licensed under `{{ licence }}`.{% if info.licence %} The exporte
 
 {% endif %}
 {% if split %}
-Photos, not crops, were dealt to training, validation and test: all crops of a photo, and of photos that look almost the same, are on one side. The split's hash is `{{ split }}`; numbers of two networks can be compared when theirs agree.
+Photos, not crops, were dealt to training, validation and test: all crops of a photo, and of photos that look almost the same, are on one side. The split's hash is {{ split | code }}; numbers of two networks can be compared when theirs agree.
 {% endif %}
 {% if m.test %}
 
@@ -651,22 +673,22 @@ Score of the competition, {{ '%.3f' % m.score }}: half the time in units of the 
 
 ## Where the numbers come from
 
-{{ fence }}text
+{{ record.command | fence }}text
 {{ record.command }}
-{{ fence }}
+{{ record.command | fence }}
 
 {% for name, value in source.items() %}
 - {{ name }}: {{ value | plain }}
 {% endfor %}
 {% for name, value in record.hashes.items() %}
-- Hash of the {{ name | plain }}: `{{ value }}`
+- Hash of the {{ name | plain }}: {{ value | code }}
 {% endfor %}
 '''
 
 # %% ../nbs/48_page.ipynb #c061
 card_tables = dict(per_class='Per class', by_size='By size of the object', calibration='Are its probabilities honest?', corruptions='With spoilt pictures', variants='The exported files')
 _letters = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined)
-_letters.filters['plain'] = escape_markdown
+_letters.filters |= dict(plain=escape_markdown, code=write_code, fence=pick_fence)
 letter = _letters.from_string(LETTER)
 
 def write_opening(
@@ -691,7 +713,7 @@ def render_card(
     counts = about.get('counts') and write_table(pd.DataFrame(about['counts']).rename_axis('crops'))
     times, seeds = m.get('times_ms', {}), say_seeds(record)
     example = write_example(about['file'], info.get('resize', '')) if about.get('file') else ''
-    text = letter.render(head=head.to_yaml(), licence=head.license, record=record, m=m, info=info, about=about, opening=write_opening(record, info), example=example, fence='`'*3,
+    text = letter.render(head=head.to_yaml(), licence=head.license, record=record, m=m, info=info, about=about, opening=write_opening(record, info), example=example,
                          counts=counts, split=record['hashes'].get('split'), f1=f"M{say_f1(m['test'])[1:]}" if 'test' in m else '', seeds=seeds[:1].upper() + seeds[1:],
                          tables=tables, times=write_table(tabulate(times)) if times else '', speeds=[escape_markdown(say_speed(k, *v)) for k, v in compare_times(times).items()],
                          limits=list_limits(record, info, about), source=list_source(record))

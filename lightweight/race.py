@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read_given', 'open_stage', 'fill', 'check_network',
-           'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'refuse_strange_folds', 'check_goals',
-           'read_plan', 'read_crop_settings', 'freeze_folds', 'find_store', 'make_stores', 'Run', 'list_runs',
-           'find_result', 'find_places', 'hash_sources', 'name_step', 'count_cpu', 'read_note', 'Meter', 'run_step',
-           'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor', 'export_once',
-           'open_entrant', 'judge_run', 'average_runs', 'find_results', 'record_contestant', 'open_rivals',
-           'time_entrants', 'keep_judged', 'record_times', 'RaceResult', 'share_runs', 'run_contestant', 'race',
-           'print_race', 'main']
+           'check_name', 'refuse_strangers', 'check_step', 'refuse_twice', 'check_contestant', 'refuse_strange_folds',
+           'check_goals', 'read_plan', 'read_crop_settings', 'freeze_folds', 'find_store', 'make_stores', 'Run',
+           'list_runs', 'find_result', 'find_places', 'hash_sources', 'name_step', 'count_cpu', 'read_note', 'Meter',
+           'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor',
+           'export_once', 'open_entrant', 'score_models', 'judge_run', 'average_runs', 'find_results',
+           'record_contestant', 'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult',
+           'share_runs', 'run_contestant', 'check_race', 'race', 'run_plan', 'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
 import hashlib
@@ -36,15 +36,15 @@ from .complexity import describe_network
 from .crop import CropSettings, label_objects
 from .crops import cut_crops, name_crops, read_crops_info, read_manifest, select_large, share_crops
 from .evaluate import note_opening, open_baseline
-from .export import ExportSettings, export, open_split
+from .export import ExportSettings, export, open_split, set_limits
 from .floor import fit_colours, fit_majority
 import lightweight.formats as exported
 from .formats import ask_model, read_table, read_variants, to_pixels
 from .latency import EagerModel, PublishedModel, describe_setup, open_variants, read_pictures, time_paths, time_variants
 from .metrics import macro_f1
-from .records import hash_data, hash_file, make_record, read_record, write_record
-from .files import hold_lock, write_atomically
-from .settings import Settings, SettingsError, StageStopped, find_root, read_yaml, resolve_path, settings_main, suggest
+from .records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
+from .files import claim_folder, hold_lock, write_atomically
+from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml, resolve_path, settings_main, suggest
 from .splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.standings as standings
 from .store import load_images
@@ -55,9 +55,9 @@ from .zoo import resolve_network, split_name
 # %% ../nbs/race.ipynb #c006
 class RaceSettings(Settings):
     "Run every contestant of a plan on every fold, read each test fold once, and time all in turns."
-    plan:str = Field('configs/race/plan-sample.yaml', description='YAML file: photos, folds, groups, contestants')
-    out:str = Field('outputs/sample/race', description='folder of crops and runs; a race that was stopped goes on there')
-    results:str = Field('', description="folder of the records, such as results/race; '' = OUT/results")
+    plan:ReadPath = Field('configs/race/plan-sample.yaml', description='YAML file: photos, folds, groups, contestants')
+    out:WritePath = Field('outputs/sample/race', description='folder of crops and runs; a race that was stopped goes on there')
+    results:WritePath = Field('', description="folder of the records, such as results/race; '' = OUT/results")
     only:list[str] = Field([], description='run these contestants and no others, without the timing; so several processes can share a race')
     freeze:int = Field(0, ge=0, le=20, description='draw this many folds and write the file that the plan names, instead of racing; 0 = race')
     n_threads:int = Field(1, ge=1, le=256, description='threads while files are tried and timed')
@@ -93,13 +93,13 @@ class Goals(Settings):
 class Plan(Settings):
     "What is raced, on what."
     crop:dict|str = Field(description='settings of the crop stage, or a file of them')
-    folds:str = Field(description='CSV file of the frozen folds')
+    folds:ReadPath = Field(description='CSV file of the frozen folds')
     judged:list[NonNegativeInt] = Field([], description='folds that judge; none = all')
     seeds:list[NonNegativeInt] = Field([2021], min_length=1, description='every contestant runs with each of these')
     formats:list[str] = Field(['onnx', 'openvino'], min_length=1, description='files that every contestant is tried as; what a compress step leaves counts as well')
     published:str = Field(description="the contestant whose macro-F1 is the middle of the score's F1 term")
     goals:dict = Field({}, description='what the winner has to reach; none = nothing is asked')
-    baseline:str = Field('mobilenetv3', description='network whose eager time is the unit of the score')
+    baseline:ReadPath = Field('mobilenetv3', description='network whose eager time is the unit of the score')
     baseline_img_size:int = Field(224, ge=16, le=1024, description='its input size, pixels')
     groups:dict[str, dict] = Field(min_length=1, description='weight class: cpu_minutes')
     contestants:dict[str, dict] = Field(min_length=1, description='name: group and steps, or floor')
@@ -157,6 +157,14 @@ def check_network(
     try: split_name(resolve_network(name, root), root)
     except ValueError as e: raise SettingsError(f'{where}: {e}') from None
 
+def check_name(
+    name:str, # of a contestant or a group: it goes into file names and tables
+    where:str, # for error messages
+):
+    "Refuse a name that a file or a table could not carry."
+    if not re.fullmatch('[a-z][a-z0-9_-]*', str(name)) or name in ('run', 'fold', 'seed', standings.TIMES):
+        raise SettingsError(f'{where}: a name is small letters, digits, - and _, and none of run, fold, seed, {standings.TIMES}')
+
 def refuse_strangers(
     values:dict, # settings of a step, braces not filled
     where:str, # for error messages
@@ -202,8 +210,7 @@ def check_contestant(
 )->Contestant: # its steps checked
     "Check one contestant of a plan."
     where = f'{path}: contestants: {name}'
-    if not re.fullmatch('[a-z][a-z0-9_-]*', name) or name in ('run', 'fold', 'seed', standings.TIMES):
-        raise SettingsError(f'{where}: a name is small letters, digits, - and _, and none of run, fold, seed, {standings.TIMES}')
+    check_name(name, where)
     c = Contestant.check(written, where)
     if c.group not in groups: raise SettingsError(f'{where}: group = {c.group}: there is no such group{suggest(c.group, groups)}')
     if bool(c.floor) == bool(c.steps): raise SettingsError(f'{where}: expected steps, or floor, and not both')
@@ -239,6 +246,7 @@ def read_plan(
 )->Plan: # groups and contestants checked
     "Read a plan and check all of it."
     plan = Plan.check(read_yaml(resolve_path(path, root)), path)
+    for name in plan.groups: check_name(name, f'{path}: groups: {name}')
     groups = {name: Group.check(g or {}, f'{path}: groups: {name}') for name, g in plan.groups.items()}
     contestants = {}
     for name, written in plan.contestants.items():
@@ -505,8 +513,6 @@ def open_floor(
     name = hashlib.sha256(floor.bias.tobytes() + floor.weights.tobytes()).hexdigest()
     return Entrant(floor.info, name, dict(numpy=floor), dict(parameters=floor.n_parameters, macs_m=floor.looks*floor.weights.size/1e6, modules=0))
 
-_gate = dict(agreement=.9, macro_f1=.02, max_difference_rounded=.5) # each file is judged by its own answers
-
 def export_once(
     folder:str, # of a finished training, from the root
     checkpoint:str, # SHA-256
@@ -519,7 +525,7 @@ def export_once(
     made = set(table.variant[table.checkpoint == checkpoint])
     missing = [f for f in formats if not made.issuperset(exported.FORMATS[f].variants if f in exported.FORMATS else [f])]    # an int8 file is its own variant
     if missing:
-        try: export(ExportSettings(run=folder, formats=missing, n_threads=s.n_threads, **_gate), root)
+        try: export(ExportSettings(run=folder, formats=missing, n_threads=s.n_threads), root)
         except StageStopped as e:
             if isinstance(e.__cause__, KeyboardInterrupt): raise
     return read_variants(root/folder/'export')
@@ -544,6 +550,16 @@ def _read_training(run, plan, root): # epochs of all trainings, and valid macro-
     curve = [f1 for folder in folders for f1 in pd.read_csv(folder/'history.csv').macro_f1.round(4)]
     return dict(epochs=len(curve), curve=curve)
 
+def score_models(
+    models:Mapping, # variant → what answers for pictures
+    pixels:np.ndarray, # (n, size, size, 3), uint8
+    targets:np.ndarray, # (n,), class numbers
+    n_classes:int,
+)->tuple[dict, np.ndarray]: # variant → macro-F1 of its own answers; answers of the first
+    "Ask each model about the same crops."
+    preds = {variant: ask_model(model, pixels).argmax(1) for variant, model in models.items()}
+    return {v: macro_f1(targets, p, n_classes) for v, p in preds.items()}, next(iter(preds.values()))
+
 def judge_run(
     run:Run, # finished
     plan:Plan, # all contestants
@@ -556,12 +572,11 @@ def judge_run(
     split = read_crops_info(store)['splits']
     key = f'{entrant.checkpoint} {name_crops(store)} {sorted(entrant.models)}'
     if note := read_note(path, key): return note
-    with hold_lock(store): openings = note_opening(store, split, entrant.checkpoint, datetime.now())
     rows = open_split(store, entrant.info | dict(split=split), 'test')
     pixels = to_pixels(load_images(rows.path.tolist(), entrant.info['img_size'], entrant.info['resize']))
-    preds = {variant: ask_model(model, pixels).argmax(1) for variant, model in entrant.models.items()}
-    f1 = {v: macro_f1(rows.target.to_numpy(), p, len(entrant.info['classes'])) for v, p in preds.items()}
-    rows = rows.assign(pred=next(iter(preds.values())))
+    openings = note_opening(store, split, entrant.checkpoint, datetime.now(), root)
+    f1, preds = score_models(entrant.models, pixels, rows.target.to_numpy(), len(entrant.info['classes']))
+    rows = rows.assign(pred=preds)
     found = dict(fold=run.fold, seed=run.seed, checkpoint=entrant.checkpoint, f1=f1, test=measure_f1(rows, entrant.info['classes']), cpu_seconds=cpu_seconds, openings=openings,
                  network=entrant.network, **_read_training(run, plan, root))
     write_atomically(root/run.folder/'test.csv', rows[['photo_id', 'annotation_id', 'target', 'pred']].to_csv(index=False))
@@ -666,7 +681,8 @@ def record_times(
     files = read_pictures([store/c for c in read_manifest(store, 'valid').crop])
     rows, rivals = time_entrants(entrants, open_rivals(plan, entrants, root), files, s)
     metrics = dict(rows=rows, baseline=rivals['baseline'] | dict(network=plan.baseline, img_size=plan.baseline_img_size), published=plan.published, goals=plan.goals,
-                   published_path=rivals.get('published path', {}), asked=asked, n_pictures=len(files), setup=describe_setup(s.n_threads))
+                   published_path=rivals.get('published path', {}), asked=asked, n_pictures=len(files), setup=describe_setup(s.n_threads),
+                   gate={name: limits._asdict() for name, limits in set_limits(ExportSettings()).items()})
     record = make_record('race', s.model_dump(), s.changed(), metrics, started, perf_counter() - clock, root, hashes)
     write_record(path, record)
     return record
@@ -710,17 +726,39 @@ def run_contestant(
         return f
     return share_runs([r for r in runs if r.name == name], work, root)
 
+_files = ('crops/*', 'runs/*', 'patches/*', 'results/*') # that a race leaves in its folder
+
+def check_race(
+    plan:Plan, # checked
+    s:RaceSettings, # folders
+    root:Path, # the repository
+)->dict: # name of a setting → path that is read
+    "Check what is needed at the very end: the baseline, and that no file but a race's own is in a record's place."
+    open_baseline(plan.baseline, ['a', 'b'], plan.baseline_img_size, root)
+    for name in (*plan.contestants, standings.TIMES): check_record_place(root/find_results(s)/f'{name}.json', 'race', 'results')
+    return s.list_reads(root) | plan.list_reads(root) | read_crop_settings(plan, s.plan, root).list_reads(root)
+
 def race(
     s:RaceSettings, # which plan, where to
     root:Path=None, # the repository; default: found from the working folder
     say=print, # takes a line of text
 )->RaceResult|Path: # what it came to; with `freeze`, the fold file
     "Run a plan; leave a record per contestant, and one of the times."
-    started, root = datetime.now(), root or find_root()
+    root = root or find_root()
     plan = read_plan(s.plan, root)
     for name in s.only:
         if name not in plan.contestants: raise SettingsError(f'only = {name}: {s.plan} has no such contestant{suggest(name, plan.contestants)}')
     if s.freeze: return freeze_folds(plan, s, root, say)
+    with claim_folder(root/s.out, 'race', _files, check_race(plan, s, root), root, alone=False): return run_plan(plan, s, root, say)
+
+def run_plan(
+    plan:Plan, # checked
+    s:RaceSettings, # folders, which contestants
+    root:Path, # the repository
+    say=print, # takes a line of text
+)->RaceResult:
+    "Run all contestants of a plan, then time them."
+    started = datetime.now()
     runs, records, failed = list_runs(plan, make_stores(plan, s, root, say), s), {}, {}
     for name in (n for n in plan.contestants if n in s.only or not s.only):
         try:

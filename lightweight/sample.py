@@ -10,16 +10,19 @@ __all__ = ['PATCH', 'ACROSS', 'DOWN', 'VIVID', 'PALE', 'GREY', 'RED', 'BLUE', 'G
            'draw_tray', 'draw_cigarette', 'show_kinds', 'turn_shape', 'draw_cloud', 'draw_belt', 'draw_soil',
            'draw_pavement', 'cover_share', 'find_place', 'lay_object', 'scatter_clutter', 'light_photo', 'draw_scene',
            'deal_objects', 'repeat_scene', 'draw_photos', 'measure_area', 'add_object', 'add_photo', 'add_box_faults',
-           'lay_down', 'encode_photo', 'spoil_photo', 'draw_faulty_photos', 'write_file', 'read_info', 'is_complete',
-           'check_request', 'make_sample', 'draw_sample', 'main']
+           'lay_down', 'encode_photo', 'spoil_photo', 'draw_faulty_photos', 'hash_content', 'hash_entries',
+           'read_sample', 'is_drawn', 'is_complete', 'check_own', 'check_request', 'make_sample', 'draw_sample', 'main']
 
 # %% ../nbs/00_sample.ipynb #c002
-import argparse, io, json, os
+import argparse, hashlib, io, json, sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from .console import run_command
+from .files import hold_lock, write_atomically
 
 # %% ../nbs/00_sample.ipynb #c005
 PATCH = 128 # pixels along each side of the patch an object is drawn on
@@ -549,35 +552,60 @@ def draw_faulty_photos(
         yield name, *spoil_photo(*draw_scene(rng, hand, draw_pavement, size))[fault]
 
 # %% ../nbs/00_sample.ipynb #c073
-def write_file(
-    path:Path, # where to
-    data:bytes, # what
-):
-    "Write a file in one move: nobody ever sees half of it."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(data)
-    os.replace(part, path)
+def hash_content(
+    data:bytes, # of a file
+)->str: # 16 hexadecimal digits
+    "Name the content of a file."
+    return hashlib.sha256(data).hexdigest()[:16]
 
-def read_info(
+def hash_entries(
+    coco:dict, # COCO file
+)->str: # 16 hexadecimal digits
+    "Name what the file says of photos and objects."
+    return hash_content(json.dumps({k: v for k, v in coco.items() if k != 'info'}).encode())
+
+def read_sample(
     path:Path, # annotation file
-)->dict|None: # its `info`; None where there is no file
+)->dict: # the COCO file; without images where nothing was drawn yet
     "Read what an earlier call has drawn here; refuse a file that is not a sample."
-    if not path.exists(): return None
-    try: info = json.loads(path.read_text())['info']
-    except (ValueError, KeyError, TypeError): info = {}
+    if not path.exists(): return dict(info=dict(lightweight_sample=None, files={}))
+    try: coco = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError: coco = {}
+    info = coco.get('info') if isinstance(coco, dict) else None
     if not isinstance(info, dict) or 'lightweight_sample' not in info:
         raise ValueError(f'{path} is not a drawn sample and will not be overwritten; choose another folder')
-    return info
+    return coco
+
+def is_drawn(
+    path:Path, # a file of the sample
+    mark:str|int|None, # its hash, as recorded (once it was its length)
+)->bool:
+    "Say whether a file is as an earlier call has drawn it."
+    return path.is_file() and mark in (hash_content(path.read_bytes()), path.stat().st_size)
 
 def is_complete(
     root:Path, # sample folder
-    info:dict|None, # of an earlier call
+    coco:dict, # of an earlier call
     request:dict, # of this call
 )->bool:
     "Say whether the sample asked for is there already."
-    if info is None or info['lightweight_sample'] != request: return False
-    return all((root/name).is_file() and (root/name).stat().st_size == n for name, n in info['files'].items())
+    info = coco['info']
+    if 'images' not in coco or info['lightweight_sample'] != request: return False
+    return all(is_drawn(root/name, mark) for name, mark in info['files'].items())
+
+def check_own(
+    root:Path, # sample folder
+    coco:dict, # of an earlier call
+    files:dict, # file name → bytes, of this call
+):
+    "Refuse to replace what no earlier call has drawn, or what was changed since."
+    marks, entries = coco['info']['files'], coco['info'].get('entries')
+    for name in {**marks, **files}:
+        new = hash_content(files[name]) if name in files else None
+        if (root/name).exists() and not is_drawn(root/name, marks.get(name)) and not is_drawn(root/name, new):
+            raise ValueError(f'{root/name} was not drawn here, or has been changed; move it away, or choose another folder')
+    if 'images' in coco and entries not in (None, hash_entries(coco)):
+        raise ValueError(f"{root/'annotations.json'} has been changed since it was drawn; move it away, or choose another folder")
 
 # %% ../nbs/00_sample.ipynb #c074
 def check_request(
@@ -600,16 +628,22 @@ def make_sample(
     check_request(seed, n_photos, size)
     root, request = Path(root), dict(version=1, seed=seed, n_photos=n_photos, size=list(size), faults=faults)
     path = root/'annotations.json'
-    before = read_info(path)
-    if is_complete(root, before, request): return path
-    path.unlink(missing_ok=True)
-    for name in (before or {}).get('files', {}): (root/name).unlink(missing_ok=True)
-    coco, files = draw_sample(**request)
-    for name, data in files.items(): write_file(root/name, data)
-    coco['info'] = dict(description='Drawn waste photos', lightweight_sample=request,
-                        files={name: len(data) for name, data in files.items()})
-    write_file(path, json.dumps(coco).encode())
+    if is_complete(root, read_sample(path), request): return path
+    with hold_lock(path):
+        before = read_sample(path)
+        if not is_complete(root, before, request): _replace_sample(root, before, request)
     return path
+
+def _replace_sample(root, before, request):
+    "Draw a sample in the place of what an earlier call has drawn."
+    coco, files = draw_sample(**request)
+    check_own(root, before, files)
+    for name in before['info']['files']: (root/name).unlink(missing_ok=True)
+    coco['info'] = dict(description='Drawn waste photos', lightweight_sample=request, entries=hash_entries(coco),
+                        files={name: hash_content(data) for name, data in files.items()})
+    write_atomically(root/'annotations.json', json.dumps(dict(info=coco['info'])))
+    for name, data in files.items(): write_atomically(root/name, data)
+    write_atomically(root/'annotations.json', json.dumps(coco))
 
 def draw_sample(
     version:int, # of the drawings
@@ -635,13 +669,12 @@ def main(
     argv:list|None=None, # arguments; those of the process if None
 ):
     "Draw the sample: `lightweight-sample [ROOT]`."
-    parser = argparse.ArgumentParser(prog='lightweight-sample',
+    parser = argparse.ArgumentParser(prog='lightweight-sample', allow_abbrev=False,
                                      description='Draw a small COCO data set of waste photos.')
     parser.add_argument('root', nargs='?', default='data/sample', help='folder to draw into (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same bytes (default: %(default)s)')
     parser.add_argument('--n-photos', type=int, default=72, help='sound photos (default: %(default)s)')
     parser.add_argument('--no-faults', action='store_true', help='draw no faulty photos and annotations')
     args = parser.parse_args(argv)
-    try: path = make_sample(args.root, args.seed, args.n_photos, faults=not args.no_faults)
-    except (ValueError, OSError) as error: parser.exit(1, f'lightweight-sample: {error}\n')
-    print(path)
+    draw = lambda: print(make_sample(Path(args.root).expanduser(), args.seed, args.n_photos, faults=not args.no_faults))
+    if code := run_command('lightweight-sample', draw): sys.exit(code)

@@ -191,7 +191,7 @@ class Settings(BaseModel):
 class _UniqueLoader(yaml.SafeLoader):
     "YAML in which a name occurs once."
     def construct_mapping(self, node, deep=False):
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != 'tag:yaml.org,2002:merge']
         twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
         if twice is not None: raise yaml.YAMLError(f'{twice} stands there twice')
         return super().construct_mapping(node, deep)

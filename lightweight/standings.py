@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIMES', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'PLACE', 'read_race', 'pick_variant', 'find_front',
            'tabulate_race', 'list_goals', 'format_race', 'list_ticks', 'place_dots', 'place_names', 'draw_race',
-           'plot_curves', 'describe_race', 'write_results', 'main']
+           'plot_curves', 'list_pretrained', 'describe_race', 'write_results', 'begins_alike', 'main']
 
 # %% ../nbs/54_standings.ipynb #c003
 import argparse
@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .console import run_command
 from .readme import make_readme, to_markdown
 from .records import read_record
 from .report import make_axes, write_key
 from .score import competition_score
-from .files import write_atomically
+from .files import check_file, write_atomically
 from .settings import find_root
 
 # %% ../nbs/54_standings.ipynb #c006
@@ -193,6 +194,16 @@ def plot_curves(
     return fig
 
 # %% ../nbs/54_standings.ipynb #c027
+def list_pretrained(
+    records:dict, # contestant → record
+)->list[str]: # contestants
+    "List who begins with ImageNet weights, its own or those of the contestant whose network it goes on with."
+    given = {name: [step['settings'] for step in r['metrics'].get('steps', [])] for name, r in records.items()}
+    found = {name for name, steps in given.items() if any(values.get('pretrained') for values in steps)}
+    while more := {name for name, steps in given.items() for values in steps for field in ('run', 'start') for other in found if f'{{{other}}}' in str(values.get(field))} - found: found |= more
+    return sorted(found)
+
+# %% ../nbs/54_standings.ipynb #c032
 def describe_race(
     folder:str|Path, # of a race's records
     picture:str, # address of the picture, as the page has it
@@ -204,6 +215,8 @@ def describe_race(
     published = f"the published path (Pillow, eager PyTorch, {m['published']}) {m['published_path']['path_ms']:.1f} ms, " if m['published_path'] else ''
     faster = f"Timed in turns with all others, {published}the stock baseline takes {m['baseline']['path_ms']:.1f} ms. Bold: no other is both quicker and better."
     notes = [f'{row.contestant}: {row.about}.' for row in table.itertuples() if row.about]
+    begun = list_pretrained(read_race(folder)[0])
+    if begun: notes = [f"With ImageNet weights {'begin' if len(begun) > 1 else 'begins'} {', '.join(begun)}; every other network begins with random ones.", *notes]
     goals = list_goals(table, m)
     reached = [] if goals.empty else ['What was asked of the winner before the race, and what it reached:', to_markdown(goals.assign(met=goals.met.map({True: 'yes', False: '**no**'})))]
     return '\n\n'.join([to_markdown(format_race(table)), f'![Test macro-F1 against milliseconds]({picture})', faster, *reached, *notes])
@@ -216,12 +229,24 @@ def write_results(
     out:str|Path, # where picture and page go; usually the root as well
 )->list[Path]: # what was written
     "Make the picture of the race and the README from the records."
-    table, picture = tabulate_race(Path(root)/PLACE), Path(out)/PLACE/'pareto.svg'
-    made = [] if table.empty else [write_atomically(picture, draw_race(table))]
-    return [*made, write_atomically(Path(out)/'README.md', make_readme(Path(root)/'nbs/index.ipynb'))]
+    table, page = tabulate_race(Path(root)/PLACE), make_readme(Path(root)/'nbs/index.ipynb')
+    made = {'README.md': page} | ({} if table.empty else {f'{PLACE}/pareto.svg': draw_race(table)})
+    for name, text in made.items(): check_file(Path(out)/name, lambda path: path.resolve() == (Path(root)/name).resolve() or begins_alike(path, text), field='folder')
+    return [write_atomically(Path(out)/name, text) for name, text in made.items()]
+
+def begins_alike(
+    path:Path, # a file that is there
+    text:str, # that is to be written in its place
+    n:int=120, # characters to compare
+)->bool:
+    "Say whether a file is an earlier version of a text."
+    with open(path, encoding='utf-8', errors='replace') as f: return f.read(n) == text[:n]
 
 def main():
     "Console script: `lightweight-results [FOLDER]` makes the README and its picture from the records; FOLDER instead of the repository."
-    parser, root = argparse.ArgumentParser(prog='lightweight-results', description='Make the README and its picture from the records.'), find_root()
+    parser, root = argparse.ArgumentParser(prog='lightweight-results', description='Make the README and its picture from the records.', allow_abbrev=False), find_root()
     parser.add_argument('folder', nargs='?', default=root, help='where they go; default: the repository')
-    for path in write_results(root, parser.parse_args().folder): print(path)
+    folder = parser.parse_args().folder
+    def write():
+        for path in write_results(root, folder): print(path)
+    if code := run_command('lightweight-results', write): raise SystemExit(code)

@@ -25,17 +25,17 @@ import lightweight
 from .genotype import Genotype, Network, cut_genotype, find_mismatch, make_network, parse_genotype
 from .genotype import read_genotype, to_dict, to_genotype
 from .layers import Conv, GlobalPool, Linear, init_weights
-from .settings import resolve_path, suggest
+from .settings import resolve_config, resolve_path, suggest
 
 # %% ../nbs/12_zoo.ipynb #c006
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _no_plain_scores = ('googlenet', 'inception_v3') # these answer with more than class scores while training
 
 def models_folder(
-    root:str|Path|None=None, # repository root, None for the one the package is installed from
+    root:str|Path|None=None, # repository root, None for the package's own
 )->Path: # folder of genotype files
     "Find the genotype files."
-    return (Path(root) if root is not None else Path(lightweight.__file__).parents[1])/'configs'/'models'
+    return resolve_config('configs/models', Path(lightweight.__file__).parent if root is None else root)
 
 def list_networks(
     root:str|Path|None=None, # repository root
@@ -309,7 +309,7 @@ def build_network(
     n_classes:int, # outputs
     pretrained:bool|str|Path=False, # True: published ImageNet weights; a path: a .safetensors or .pth file
     cut:int|None=None, # keep the stem and this many blocks, then pool and classify
-    root:str|Path|None=None, # repository root, None for the one the package is installed from
+    root:str|Path|None=None, # repository root, None for the package's own networks
     head_width:int|None=None, # of cut networks: channels of a 1×1 convolution before the pooling
     dropout:float|None=None, # before the last layer; None: as the network has it, cut networks have none
 )->nn.Module: # has `.recipe` and `.classifier`

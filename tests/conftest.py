@@ -11,6 +11,19 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the cells marked `#| slow` too, and kill more often")
 
 
+# Pages that take long go first, so that the workers end together.
+LONG = ["23_training", "40_formats", "33_quantization", "34_study", "24_distributed", "32_distillation", "44_rivals", "tutorial_own_data", "41_latency", "25_speed"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "A file's tests stay together on one worker and in order (its fixtures, and stages that build on each other); library pages go to whoever is free."
+    for item in items:
+        if item.path.stem != "test_notebooks": item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    page = lambda item: next((i for i, name in enumerate(LONG) if f"[{name}]" in item.name), len(LONG))
+    items.sort(key=lambda item: (item.path.stem, page(item)) if item.path.stem == "test_notebooks" else (item.path.stem, 0))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     stats = terminalreporter.stats

@@ -1,6 +1,7 @@
 "The rules of the house: what is generated is fresh, what is committed is clean, what is misspelt stops."
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -106,13 +107,97 @@ def test_misspelt_parameter_names_the_right_one():
     assert done.returncode != 0 and "unknown parameter imgsize; did you mean img_size?" in done.stderr
 
 
-def test_installed_package_works_outside_the_repository(tmp_path):
-    code = ("from lightweight.zoo import build_network; from lightweight.score import competition_score; from lightweight.coco import read_coco;"
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    "A wheel, built from a copy of the committed files and installed into an empty folder."
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(ROOT, folder/"source", symlinks=True, ignore=lambda place, names: [n for n in names if n.startswith(".")
+                    or n in ("build", "__pycache__") or n.endswith(".egg-info") or (Path(place) == ROOT and n in ("data", "outputs", "results"))])
+    done = run(BIN/"pip", "install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target", folder/"place", folder/"source")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder/"place"
+
+
+def run_installed(place, folder, *command):
+    "Run Python code, or a command, with the installed package, from an empty folder that is no checkout."
+    command = [sys.executable, *command] if command[0] == "-c" else [sys.executable, place/"bin"/command[0], *command[1:]]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(place)})
+
+
+def test_installed_package_works_outside_the_repository(installed, tmp_path):
+    code = ("import lightweight; from lightweight.zoo import build_network; from lightweight.score import competition_score; from lightweight.coco import read_coco;"
             "from lightweight.complexity import count_parameters, count_modules, count_macs;"
-            "n = build_network('mobilenetv3', 6); print(count_parameters(n), count_modules(n), round(competition_score(0.7012, 58.1225), 4))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+            "n = build_network('mobilenetv3', 6); print(count_parameters(n), count_modules(n), round(competition_score(0.7012, 58.1225), 4));"
+            "build_network('tiny', 6); print(lightweight.__file__)")
+    done = run_installed(installed, tmp_path, "-c", code)
     assert done.stdout.split()[:2] == ["4210998", "227"], done.stderr[-2000:]
     assert abs(float(done.stdout.split()[2]) - 1.1676) < 0.002
+    assert Path(done.stdout.split()[3]).is_relative_to(installed), "another installation was asked"
+    assert sorted(f.name for f in (installed/"lightweight/configs").iterdir()) == sorted(f.name for f in (ROOT/"configs").iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_defaults_work_outside_the_repository(installed, tmp_path):
+    "In an empty folder: help, then crops and a training of the embedded sample; the class map and the network come with the package."
+    done = run_installed(installed, tmp_path, "lightweight-train", "--help")
+    assert done.returncode == 0 and "--network" in done.stdout, done.stderr[-2000:]
+    assert not list(tmp_path.iterdir())
+    for command in (["lightweight-crop"], ["lightweight-train", "--epochs", "1", "--img_size", "32"]):
+        done = run_installed(installed, tmp_path, *command)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path/"outputs/sample/crops/manifest.csv").is_file() and (tmp_path/"outputs/sample/train/record.json").is_file()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["data", "outputs"]
+
+
+# What a module may not do by itself, who may, and why. Everything else goes through `files`, `image` and `console`.
+WRITES = r"""\bopen\([^)\n]*['"](?:[wax]b?\+?|r\+b?)['"]|\.write_(?:text|bytes)\(|\.to_csv\((?!\s*\)|index|lineterminator)|\.savefig\((?!buffer)|\brmtree\(|\bos\.(?:remove|unlink|rename|replace)\(|\.unlink\("""
+RULES = {
+    "writes or deletes files": (WRITES, {
+        "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "store": "a cache of its own",
+        "resume": "its own states", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
+        "distillation": "a cache of its own, filled piece by piece", "study": "cuts a torn line off a journal"}),
+    "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn; the example of a model card"}),
+    "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds"}),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.replace(" ", "-"))
+def test_what_only_one_module_may_do(rule):
+    "Files are written whole and never somebody else's, pictures are opened with limits, and progress is shown in one way."
+    pattern, allowed = RULES[rule]
+    sources = {p.stem: [line.split("  # ")[0] for line in p.read_text().splitlines() if not line.lstrip().startswith("#")]
+               for p in sorted((ROOT/"lightweight").glob("[!_]*.py"))}
+    found = {name: lines for name, source in sources.items() if (lines := [line.strip() for line in source if re.search(pattern, line)])}
+    foreign = {name: lines for name, lines in found.items() if name not in allowed}
+    assert not foreign, "\n".join(f"{name}: {line}" for name, lines in foreign.items() for line in lines)
+    assert not allowed.keys() - found.keys() - {"console", "files"}, "allowed, but not needed any more"
+
+
+HOOK = ROOT/".githooks/pre-commit"
+
+
+def test_commit_cleans_what_is_staged_and_nothing_else(tmp_path):
+    "Committed notebooks have no outputs; changes that are not staged and outputs in the working tree stay."
+    repo, notebook = tmp_path/"repo", tmp_path/"repo/nbs/page one.ipynb"
+    git = lambda *command: subprocess.run(["git", *command], cwd=repo, capture_output=True, text=True, check=True).stdout
+    def write(*sources):
+        cell = dict(cell_type="code", execution_count=7, metadata=dict(tags=["parameters"], collapsed=True))
+        cells = [cell | dict(id=f"c{i}", source=[s], outputs=[dict(output_type="stream", name="stdout", text=["1"])]) for i, s in enumerate(sources)]
+        kernel = dict(name="python3", display_name="python3", language="python")
+        notebook.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5), indent=1) + "\n")
+    notebook.parent.mkdir(parents=True)
+    (repo/".venv").symlink_to(ROOT/".venv")
+    shutil.copy(ROOT/"pyproject.toml", repo)
+    git("init", "-q"); git("config", "core.hooksPath", str(HOOK.parent)); git("config", "user.name", "me"); git("config", "user.email", "me@example.org")
+    write("a = 1")
+    git("add", "nbs")
+    write("a = 1", "not = staged")
+    mine = notebook.read_text()
+    git("commit", "-q", "-m", "one cell")
+    committed = json.loads(git("show", "HEAD:nbs/page one.ipynb"))["cells"]
+    assert ["".join(c["source"]) for c in committed] == ["a = 1"], "what was not staged has been committed"
+    assert [(c["outputs"], c["execution_count"], c["metadata"]) for c in committed] == [([], None, dict(tags=["parameters"]))]
+    assert notebook.read_text() == mine, "the working tree was changed"
 
 
 def test_readme_and_pictures_are_made_from_records(tmp_path):

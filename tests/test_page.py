@@ -15,6 +15,7 @@ from lightweight.page import Section, tabulate, write_page
 from lightweight.records import read_record
 from lightweight.sample import make_sample
 
+PATIENCE_MS = 600_000  # a browser on a busy machine; what is waited for is the event
 ATTACK = "<script>alert(1)</script>"
 PHONE = dict(viewport=dict(width=375, height=812), is_mobile=True, has_touch=True)
 DESK = dict(viewport=dict(width=1280, height=800))
@@ -54,7 +55,7 @@ def browser():
         (pytest.fail if wanted else pytest.skip)("no Chromium here, so no page was looked at; on Debian: apt-get install chromium")
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=PATIENCE_MS)
         yield chromium
         chromium.close()
 
@@ -64,6 +65,7 @@ class Visit:
     def __init__(self, browser, path, screen, scheme="light", media="screen"):
         self.faults, self.fetched, self.url = [], [], path.as_uri()
         self.page = browser.new_context(**screen, color_scheme=scheme, offline=True).new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
         self.page.emulate_media(media=media)
         self.page.on("console", lambda m: m.type == "error" and self.faults.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda e: self.faults.append(f"exception: {e}"))

@@ -1,46 +1,101 @@
-"A race that is killed goes on, and what was done is not done again."
+"A race that is killed goes on, and what was done is not done again; no opening of a test is lost, whoever writes at the same time."
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
+import pytest
 import yaml
 from test_house import ROOT
 
-RACE = [sys.executable, "-c", "from lightweight.race import main; main()"]  # what the console script does
+RACE = "from lightweight.race import main; main()"  # what the console script does
+KILLED = """
+import os, signal
+from lightweight.race import Meter, main
+note = Meter.note
+def die(meter, done):
+    noted = note(meter, done)
+    if meter.path.parent.name == 'fold-1-seed-0': os.kill(os.getpid(), signal.SIGKILL)
+    return noted
+Meter.note = die
+main()"""  # the same, killed when the second fold's training has noted its first line
+NOTES = """
+import sys
+from datetime import datetime
+from pathlib import Path
+from lightweight.evaluate import note_opening
+store, name, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print('ready', flush=True)
+sys.stdin.readline()
+for i in range(n): note_opening(store, 'split', f'{name}{i}', datetime(2026, 1, 1), store.parent)"""
 
 
-def start(plan, out):
-    return subprocess.Popen([*RACE, "--plan", str(plan), "--out", str(out), "--n_rounds", "5"], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def run(code, plan, out, *more):
+    return subprocess.run([sys.executable, "-c", code, "--plan", str(plan), "--out", str(out), "--n_rounds", "5", *more], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def list_files(folder): return {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file() and f.suffix != ".lock"}
 
 
 def test_killed_race_goes_on(tmp_path):
     plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
     del plan["goals"]
-    recipe = plan["contestants"]["tiny"]["steps"][0]["train"] | dict(epochs=12)
+    recipe = plan["contestants"]["tiny"]["steps"][0]["train"] | dict(epochs=3)
     plan["contestants"] = dict(tiny=dict(group="tiny", steps=[dict(train=recipe)]))
     (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
     runs = tmp_path/"out/runs/tiny"
-    race, note = start(tmp_path/"plan.yaml", tmp_path/"out"), runs/"fold-1-seed-0/1-train.json"
-    while not note.exists():
-        assert race.poll() is None, race.stdout.read()
-        time.sleep(0.02)
-    race.send_signal(signal.SIGKILL)
-    race.wait()
-    first = {f: f.stat().st_mtime_ns for f in (runs/"fold-0-seed-0").rglob("*") if f.is_file()}
-    spent = json.loads(note.read_text())
+    killed, note = run(KILLED, tmp_path/"plan.yaml", tmp_path/"out"), runs/"fold-1-seed-0/1-train.json"
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    first, spent = list_files(runs/"fold-0-seed-0"), json.loads(note.read_text())
     assert not spent["done"] and spent["cpu_seconds"] > 0
-    race = start(tmp_path/"plan.yaml", tmp_path/"out")
-    assert race.wait() == 0, race.stdout.read()
-    assert {f: f.stat().st_mtime_ns for f in (runs/"fold-0-seed-0").rglob("*") if f.is_file()} == first, "the first fold was touched again"
+    again = run(RACE, tmp_path/"plan.yaml", tmp_path/"out")
+    assert again.returncode == 0, again.stdout
+    assert list_files(runs/"fold-0-seed-0") == first, "the first fold was touched again"
     done = json.loads(note.read_text())
     assert done["done"] and done["cpu_seconds"] > spent["cpu_seconds"], "what was spent before the kill counts"
     record = json.loads((tmp_path/"out/results/tiny.json").read_text())["metrics"]
     assert [r["openings"] for r in record["runs"]] == [dict(checkpoints=1, evaluations=1)]*2, "each test fold was read once"
-    assert record["epochs"] == 12 and len(json.loads((tmp_path/"out/results/times.json").read_text())["metrics"]["rows"]) >= 1
+    assert record["epochs"] == 3 and len(json.loads((tmp_path/"out/results/times.json").read_text())["metrics"]["rows"]) >= 1
+
+
+def test_no_opening_is_lost(tmp_path):
+    "Two processes write 200 openings each at the same time."
+    workers = [subprocess.Popen([sys.executable, "-c", NOTES, str(tmp_path/"crops"), name, "200"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in "ab"]
+    for worker in workers: assert worker.stdout.readline() == "ready\n"
+    for worker in workers: worker.stdin.write("go\n"); worker.stdin.flush()
+    assert [worker.wait() for worker in workers] == [0, 0]
+    head, *lines = (tmp_path/"crops-openings.csv").read_text().splitlines()
+    assert head == "split,checkpoint,opened"
+    assert sorted(line.split(",")[1] for line in lines) == sorted(f"{name}{i}" for name in "ab" for i in range(200))
+
+
+def test_summary_of_anything_else_is_one_sentence(tmp_path, monkeypatch, capsys):
+    from lightweight.evaluate import summary_main
+    whole = (ROOT/"results/taco-quick.json").read_text()
+    files = dict(torn=whole[:300], other=(ROOT/"results/measure-taco.json").read_text(), poor=whole.replace('"test"', '"tset"'), listed="[1, 2]", number="5", empty="")
+    for name, text in files.items(): (tmp_path/f"{name}.json").write_text(text)
+    (tmp_path/"binary.json").write_bytes(bytes(range(256)))
+    (tmp_path/"folder.json").mkdir()
+    for name in [*files, "binary", "folder", "missing"]:
+        monkeypatch.setattr(sys, "argv", ["lightweight-summary", str(tmp_path/f"{name}.json")])
+        with pytest.raises(SystemExit) as stopped: summary_main()
+        printed, said = capsys.readouterr()
+        assert stopped.value.code == 2 and f"{name}.json" in said and not printed, (name, said)
+
+
+def test_race_keeps_out_of_other_folders(tmp_path):
+    "What was there before a race is there after it, unchanged."
+    from lightweight.race import RaceSettings, race
+    mine, link = tmp_path/"mine", tmp_path/"link"
+    (mine/"crops").mkdir(parents=True)
+    (mine/"crops/a.jpg").write_bytes(b"mine")
+    link.symlink_to(ROOT)
+    before = list_files(mine)
+    for out in (mine, tmp_path, ROOT, link, ROOT/"tests"):
+        with pytest.raises((ValueError, OSError), match="out = "): race(RaceSettings(out=str(out)), ROOT)
+    assert list_files(mine) == before and sorted(tmp_path.iterdir()) == [link, mine]
 
 
 def test_plan_is_refused_before_any_work(tmp_path):
@@ -48,7 +103,6 @@ def test_plan_is_refused_before_any_work(tmp_path):
     del plan["goals"]
     plan["groups"]["tiny"] = dict(cpu_minuts=1)
     (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
-    race = start(tmp_path/"plan.yaml", tmp_path/"out")
-    said = race.communicate()[0]
-    assert race.returncode == 2 and "plan.yaml: groups: tiny" in said and "did you mean cpu_minutes?" in said, said
+    refused = run(RACE, tmp_path/"plan.yaml", tmp_path/"out")
+    assert refused.returncode == 2 and "plan.yaml: groups: tiny" in refused.stdout and "did you mean cpu_minutes?" in refused.stdout, refused.stdout
     assert not (tmp_path/"out").exists()
