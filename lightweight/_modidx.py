@@ -924,7 +924,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lightweight.predict.make_row': ('predict.html#make_row', 'lightweight/predict.py'),
                                      'lightweight.predict.open_model': ('predict.html#open_model', 'lightweight/predict.py'),
                                      'lightweight.predict.parse_arguments': ('predict.html#parse_arguments', 'lightweight/predict.py'),
-                                     'lightweight.predict.resolve_name': ('predict.html#resolve_name', 'lightweight/predict.py'),
                                      'lightweight.predict.run_jobs': ('predict.html#run_jobs', 'lightweight/predict.py'),
                                      'lightweight.predict.spell': ('predict.html#spell', 'lightweight/predict.py'),
                                      'lightweight.predict.tell_aside': ('predict.html#tell_aside', 'lightweight/predict.py'),
