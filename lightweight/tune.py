@@ -151,11 +151,11 @@ def join_study(
 )->tuple[Bench, Queue]:
     "Make everything ready and create the study, or join it."
     out, info = root/s.out, read_crops_info(root/s.crops)
-    crops = thin_crops(root/s.crops, out/'crops', s.data_share, s.seed)
     n_classes = len(info['classes'])
     reference = open_untrained(build_network(s.baseline, n_classes, root=root), s.baseline_size, n_classes, s.variant)
+    storage = open_storage(s.storage, out, root)                   # of all that may fail the last before the first file
     write_atomically(out/'study.txt', f'{s.study}\n')
-    storage = open_storage(s.storage, out, root)
+    crops = thin_crops(root/s.crops, out/'crops', s.data_share, s.seed)
     directions = ['minimize'] if s.objective == 'score' else ['maximize', 'minimize'] + ['minimize']*s.with_parameters
     note = json.loads(s.model_dump_json(exclude=_free)) | dict(split=info['splits'], crops=name_crops(root/s.crops))
     study, created = open_study(storage, s.study, directions, note, dict(reference_ms=time_reference(reference)))
