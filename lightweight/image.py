@@ -283,10 +283,10 @@ def read_box(
 )->tuple|None: # left, top, width, height as floats; None if it is no box
     "Read four finite numbers."
     if not isinstance(value, (list, tuple)) or len(value) != 4: return None
-    if any(type(v) not in (int, float) for v in value): return None
-    try: box = tuple(float(v) for v in value)
+    if not set(map(type, value)) <= {int, float}: return None
+    try: box = tuple(map(float, value))
     except OverflowError: return None
-    return box if all(math.isfinite(v) for v in box) and box[2] >= 0 and box[3] >= 0 else None
+    return box if all(map(math.isfinite, box)) and box[2] >= 0 and box[3] >= 0 else None
 
 def is_fractional(
     box:tuple, # four numbers
