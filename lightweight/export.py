@@ -18,9 +18,10 @@ import pandas as pd
 from pydantic import Field
 
 from .crops import read_crops_info, read_manifest
-from .formats import Limits, check_export, export_formats, make_deployable, make_metadata, read_table, to_pixels
-from .records import hash_file, make_record, write_record
-from .settings import Settings, SettingsError, StageStopped, find_root, settings_main
+from .files import claim_folder
+from .formats import Limits, check_export, export_formats, list_own_files, make_deployable, make_metadata, read_table, to_pixels
+from .records import check_record_place, hash_file, make_record, write_record
+from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from .store import load_images
 from .training import load_checkpoint, predict_images
 
@@ -28,8 +29,8 @@ from .training import load_checkpoint, predict_images
 class ExportSettings(Settings):
     "Write a run's network as files that need neither this package nor PyTorch, and try each."
     positional:ClassVar[str] = 'run'
-    run:str = Field('outputs/sample/train', description='folder of a training run; the files go into its folder export')
-    crops:str = Field('', description="crop store whose valid crops are asked; '' = the one the run was trained on")
+    run:ReadPath = Field('outputs/sample/train', description='folder of a training run; the files go into its folder export')
+    crops:ReadPath = Field('', description="crop store whose valid crops are asked; '' = the one the run was trained on")
     formats:list[Literal['onnx','openvino','torchscript','executorch','onnx-int8','openvino-int8']] = Field(['onnx', 'openvino', 'torchscript', 'executorch'], min_length=1, description='what to write')
     max_difference:float = Field(1e-3, gt=0, le=1, description='largest difference of a probability from the checkpoint, of files that calculate in f32')
     max_difference_rounded:float = Field(0.1, gt=0, le=1, description='likewise, in bf16 and int8')
@@ -41,7 +42,7 @@ class ExportSettings(Settings):
     faster:bool = Field(True, description='keep an int8 file only where it is faster here than the same runtime without rounding')
     n_threads:int = Field(1, ge=1, le=256, description='threads of the runtimes while they are tried')
     licence:str = Field('Apache-2.0', description='of the weights and of the data behind them, in words; goes into every file')
-    record:str = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
+    record:WritePath = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
 
 # %% ../nbs/export.ipynb #c008
 class ExportResult(NamedTuple):
@@ -118,6 +119,14 @@ def export_rounded(
     images = load_calibration(s, store, own)
     return export_int8(names, network, info, folder, check, images, set_limits(s), s.n_threads, s.exclusions, 50*s.faster)[0]
 
+def _write_all(s, store, network, own, checkpoint, folder):
+    "Write the files and their table; the rows, the crops that were asked about, the metadata."
+    valid, check = make_check(network, own, open_split(store, own))
+    info = make_metadata(network, own, read_crops_info(store)['settings'], hash_file(checkpoint), s.licence)
+    deployable = make_deployable(network, own)
+    rows = export_formats([f for f in s.formats if not f.endswith('-int8')], deployable, info, folder, check, set_limits(s), s.n_threads)
+    return rows + export_rounded(s, store, own, deployable, info, folder, check), valid, info
+
 def export(
     s:ExportSettings, # which run, which formats
     root:Path=None, # the repository; default: found from the working folder
@@ -127,16 +136,14 @@ def export(
     checkpoint, folder = root/s.run/'model.safetensors', root/s.run/'export'
     network, own = load_checkpoint(checkpoint)
     check_rivals(s, folder)
+    if s.record: check_record_place(root/s.record, 'export')
     store = root/(s.crops or own['crops'])
-    valid, check = make_check(network, own, open_split(store, own))
-    info = make_metadata(network, own, read_crops_info(store)['settings'], hash_file(checkpoint), s.licence)
-    deployable = make_deployable(network, own)
-    rows = export_formats([f for f in s.formats if not f.endswith('-int8')], deployable, info, folder, check, set_limits(s), s.n_threads)
-    rows += export_rounded(s, store, own, deployable, info, folder, check)
-    metrics = dict(variants=rows, n_valid=len(valid), network=info['name'], parameters=info['parameters'], img_size=info['img_size'])
-    record = make_record('export', s.model_dump() | dict(seed=own['settings']['seed']), s.changed(), metrics, started, perf_counter()-clock, root,
-                         dict(split=own['split'], checkpoint=info['checkpoint']))
-    write_record(folder/'record.json', record, s.record and root/s.record)
+    with claim_folder(folder, 'export', list_own_files(), s.list_reads(root) | dict(crops=store), root, 'run'):
+        rows, valid, info = _write_all(s, store, network, own, checkpoint, folder)
+        metrics = dict(variants=rows, n_valid=len(valid), network=info['name'], parameters=info['parameters'], img_size=info['img_size'])
+        record = make_record('export', s.model_dump() | dict(seed=own['settings']['seed']), s.changed(), metrics, started, perf_counter()-clock, root,
+                             dict(split=own['split'], checkpoint=info['checkpoint']))
+        write_record(folder/'record.json', record, s.record and root/s.record)
     if not any(r['passed'] for r in rows): raise StageStopped('no variant passed:\n' + '\n'.join(f"  {r['variant']}: {r['why']}" for r in rows))
     return ExportResult(pd.DataFrame(rows), valid, folder, info, record)
 

@@ -6,8 +6,8 @@
 __all__ = ['BATCH', 'LIMITS', 'FORMATS', 'TABLE', 'COLUMNS', 'find_pairs', 'ScaleShift', 'fold_batchnorm', 'Deployable',
            'make_deployable', 'make_metadata', 'make_example', 'make_onnx', 'export_onnx', 'export_openvino',
            'export_torchscript', 'export_executorch', 'Limits', 'to_pixels', 'ask_model', 'check_export', 'Format',
-           'pick_precision', 'list_parts', 'remove_export', 'publish_export', 'export_format', 'read_table',
-           'clear_stale', 'add_rows', 'export_formats', 'read_variants']
+           'pick_precision', 'list_parts', 'remove_export', 'publish_export', 'export_format', 'list_own_files',
+           'read_table', 'clear_stale', 'add_rows', 'export_formats', 'read_variants']
 
 # %% ../nbs/40_formats.ipynb #c003
 import copy
@@ -36,7 +36,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .complexity import count_parameters
 from .metrics import macro_f1
 from .predict import KEY, VERSION, open_model
-from .files import hold_lock, write_atomically
+from .files import MARKER, hold_lock, read_maker, write_atomically
 from .settings import suggest
 
 # %% ../nbs/40_formats.ipynb #c006
@@ -353,6 +353,11 @@ def export_format(
 # %% ../nbs/40_formats.ipynb #c054
 TABLE, COLUMNS = 'export.csv', ['variant', 'file', 'precision', 'passed', 'checkpoint']
 
+def list_own_files()->list[str]: # patterns, as `claim_folder` takes them
+    "List whatever an export may write into its folder."
+    return [TABLE, 'record.json', '.export-*', 'model.int8.onnx', 'model.int8.xml', 'model.int8.bin',
+            *(part.name for format in FORMATS.values() for part in list_parts(Path(format.file)))]
+
 def read_table(
     folder:str|Path, # of an export
 )->pd.DataFrame: # one row per variant; no rows if there is no table
@@ -391,6 +396,7 @@ def add_rows(
         old = read_table(folder)
         old = old[~old.variant.isin(new.variant)]
         table = pd.concat([old, new], ignore_index=True) if len(old) else new
+        if not read_maker(folder): write_atomically(Path(folder)/MARKER, 'export\n')       # so that the export stage may fill the folder, too
         write_atomically(Path(folder)/TABLE, table.to_csv(index=False))
     return table
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROG', 'KEY', 'FIELDS', 'VERSION', 'RUNTIMES', 'SUFFIXES', 'ROW', 'Opened', 'Model', 'open_model', 'Prediction',
            'Predictor', 'Item', 'load_image', 'Listing', 'list_folder', 'list_images', 'explain_rest', 'cut_boxes',
-           'load_boxes', 'resolve_name', 'list_box_jobs', 'run_jobs', 'answer_items', 'make_row', 'write_csv',
-           'write_json', 'make_coco', 'make_parser', 'parse_arguments', 'is_result', 'check_out', 'spell', 'tell_aside',
-           'list_jobs', 'write_answers', 'answer_all', 'main']
+           'load_boxes', 'list_box_jobs', 'run_jobs', 'answer_items', 'make_row', 'write_csv', 'write_json',
+           'make_coco', 'make_parser', 'parse_arguments', 'is_result', 'check_out', 'spell', 'tell_aside', 'list_jobs',
+           'write_answers', 'answer_all', 'main']
 
 # %% ../nbs/45_predict.ipynb #c003
 import argparse
@@ -25,13 +25,13 @@ from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
 from itertools import islice
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
-from .image import Method, cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, settle_box, to_upright
+from .image import Method, cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, resolve_photo, settle_box, to_upright
 
 # %% ../nbs/45_predict.ipynb #c008
 PROG = 'lightweight-predict'
@@ -435,9 +435,9 @@ def cut_boxes(
     boxes:list[tuple[int, Any]], # position and annotation of each box
 )->list[Item]: # one for each box
     "Prepare the boxes of one photo, decoding it once; a box that cannot be cut comes with the reason."
-    path = os.path.join(root, entry['file_name'])
+    path = os.path.join(root, entry['file_name'])                                        # as it is told if the name is refused
     try:
-        path = resolve_name(root, entry['file_name'])
+        path = str(resolve_photo(root, entry['file_name']))
         photo, fit = open_photo(path), fit_size(read_size(entry), *read_frame(path))
         if fit.action == 'refused': raise ValueError(fit.detail)
     except Exception as e: return [Item(path, None, _explain(e), i, a) for i, a in boxes]
@@ -461,17 +461,6 @@ def load_boxes(
         if not isinstance(document, dict) or not isinstance(document.get(field), list):
             raise ValueError(f'{path} has no list {field!r}: it must be a COCO file, with images and annotations')
     return document
-
-def resolve_name(
-    root:str|Path, # folder of the photos
-    name:str, # file_name as recorded
-)->str: # path
-    "Find the file that a COCO file means: '/' or '\\\\' between folders, and nothing outside the folder."
-    name = name.replace('\\', '/')
-    if not name.strip() or '\0' in name: raise ValueError(f'file_name is {name!r}; it must be the path of a file')
-    if name.startswith('/') or PureWindowsPath(name).drive or os.path.normpath(name).split('/')[0] == '..':
-        raise ValueError('the name leads out of the folder of the photos')
-    return os.path.join(root, os.path.normpath(name))
 
 def list_box_jobs(
     predictor:Predictor, # prepares the crops

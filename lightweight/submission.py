@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SubmitSettings', 'read_published', 'read_model', 'read_size', 'open_weight', 'NetworkPredictor', 'answer_images',
-           'name_images', 'SubmitResult', 'submit', 'summarise', 'main']
+           'name_images', 'find_images', 'SubmitResult', 'submit', 'summarise', 'main']
 
 # %% ../nbs/49_submission.ipynb #c002
 import json
@@ -22,9 +22,9 @@ from .dataloaders import use_threads
 from .genotype import Genotype, parse_genotype
 from .latency import EagerModel, make_network_call
 from .layers import round_width
-from .predict import Predictor, list_images, load_image
-from .files import write_atomically
-from .settings import Settings, find_root, read_yaml, settings_main
+from .predict import Predictor, explain_rest, list_folder, load_image
+from .files import claim_folder, write_atomically
+from .settings import ReadPath, Settings, WritePath, find_root, read_yaml, settings_main
 from .speed import time_turns
 from .training import load_checkpoint
 from .zoo import IMAGENET, build_network, load_weights
@@ -32,10 +32,10 @@ from .zoo import IMAGENET, build_network, load_weights
 # %% ../nbs/49_submission.ipynb #c005
 class SubmitSettings(Settings):
     "Answer for a folder of images in the published project's layout."
-    model_dir:str = Field('outputs/sample/train', description='folder of the checkpoint, and for a .pt of model.yml and data.yml')
+    model_dir:ReadPath = Field('outputs/sample/train', description='folder of the checkpoint, and for a .pt of model.yml and data.yml')
     weight:str = Field('model.safetensors', description='checkpoint in that folder: .safetensors of this project, or a state dict, .pt or .pth')
-    img_root:str = Field('outputs/sample/crops/valid', description='images, looked for in all folders in it')
-    dst:str = Field('outputs/sample/submission', description='folder for submission.json')
+    img_root:ReadPath = Field('outputs/sample/crops/valid', description='images, looked for in all folders in it')
+    dst:WritePath = Field('outputs/sample/submission', description='folder of its own for submission.json')
     classes:list[str] = Field(['Metal', 'Paper', 'Paperpack', 'Plastic', 'Plasticbag', 'Styrofoam'], min_length=2,
                               description='names in the order of the scores, for a state dict; a checkpoint of this project brings its own')
     img_size:int = Field(0, ge=0, le=1024, description='side of the input, for a state dict; 0 = IMG_SIZE of data.yml')
@@ -136,21 +136,29 @@ def answer_images(
     return answers, seconds, unread
 
 def name_images(
-    folder:Path, # looked through with all folders in it
-)->dict[str, str]: # name → path, sorted by path
-    "Find the images of a folder; two of one name are refused."
-    found = list_images(folder)
-    if not found: raise ValueError(f'img_root: no image in {folder}')
+    images:list[str], # paths
+)->dict[str, str]: # name → path, in the same order
+    "Name images without their folders; two of one name are refused."
     names = {}
-    for path in found:
+    for path in images:
         if (first := names.setdefault(Path(path).name, path)) != path: raise ValueError(f'img_root: {first} and {path} have one name, and a submission knows files by name')
     return names
+
+def find_images(
+    folder:Path, # looked through with all folders in it, see `list_folder`
+)->tuple[dict[str, str], dict[str, str], str]: # name → path; path → why it cannot be looked at; what else is there, in words
+    "Find the images of a folder."
+    if not folder.is_dir(): raise FileNotFoundError(f'img_root = {folder}: there is no such folder')
+    found = list_folder(folder)
+    if not found.images and not found.faults: raise ValueError(f'img_root = {folder}: there is no image in it')
+    return name_images(found.images), {item.path: item.why for item in found.faults}, explain_rest('img_root', found)
 
 # %% ../nbs/49_submission.ipynb #c019
 class SubmitResult(NamedTuple):
     "What was submitted."
     submission:dict # inference, time, macs
     unread:dict # name → why it was left out
+    rest:str # what of the folder was not asked about, in words; '' = nothing
     path:Path # of submission.json
 
 def submit(
@@ -160,18 +168,21 @@ def submit(
 )->SubmitResult:
     "Answer for a folder of images and write submission.json."
     started, root = clock(), Path(root or find_root())
-    files, (network, info) = name_images(root/s.img_root), open_weight(s, root)
-    with use_threads(s.n_threads):
-        profile = time_turns(dict(network=make_network_call(network, info['img_size'])), s.n_profile, 5, clock)['network']
-        answers, seconds, unread = answer_images(NetworkPredictor(network, info), files, clock)
-    why = '; '.join(f'{files[name]}: {reason}' for name, reason in unread.items())
-    if not answers or (unread and s.unreadable == 'stop'): raise ValueError(f'{len(unread)} of {len(files)} images cannot be read, nothing was written (unreadable = skip leaves them out): {why}')
-    total = sum(seconds.values())
-    times = dict(profile=dict(cuda=None, cpu=float(np.mean(profile))), inference=seconds,
-                 runtime=dict(all=clock() - started, inference_only=total, mean=total/len(seconds)))
-    submission = dict(inference=answers, time=times, macs=count_macs(network, info['img_size']))
-    path = write_atomically(root/s.dst/'submission.json', json.dumps(submission, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
-    return SubmitResult(submission, unread, path)
+    with claim_folder(root/s.dst, 'submit', ['submission.json'], s.list_reads(root), root, 'dst', ('img_root',)):
+        (files, closed, rest), (network, info) = find_images(root/s.img_root), open_weight(s, root)
+        with use_threads(s.n_threads):
+            profile = time_turns(dict(network=make_network_call(network, info['img_size'])), s.n_profile, 5, clock)['network']
+            answers, seconds, unread = answer_images(NetworkPredictor(network, info), files, clock)
+        why = '; '.join(f'{path}: {reason}' for path, reason in ({files[name]: reason for name, reason in unread.items()} | closed).items())
+        unread |= closed
+        n = len(answers) + len(unread)
+        if not answers or (unread and s.unreadable == 'stop'): raise ValueError(f'{len(unread)} of {n} images cannot be read, nothing was written (unreadable = skip leaves them out): {why}')
+        total = sum(seconds.values())
+        times = dict(profile=dict(cuda=None, cpu=float(np.mean(profile))), inference=seconds,
+                     runtime=dict(all=clock() - started, inference_only=total, mean=total/len(seconds)))
+        submission = dict(inference=answers, time=times, macs=count_macs(network, info['img_size']))
+        path = write_atomically(root/s.dst/'submission.json', json.dumps(submission, indent=1, allow_nan=False) + '\n')
+    return SubmitResult(submission, unread, rest, path)
 
 # %% ../nbs/49_submission.ipynb #c031
 def summarise(
@@ -179,6 +190,7 @@ def summarise(
 )->str:
     "Put a submission into a line or two."
     runtime, left = r.submission['time']['runtime'], ''.join(f'left out   {name}: {why}\n' for name, why in r.unread.items())
+    left += f'{r.rest}\n' if r.rest else ''
     return f"{left}{len(r.submission['inference'])} images, {1000*runtime['mean']:.2f} ms each in the network, {runtime['all']:.1f} s in all: {r.path}"
 
 def main(): settings_main(SubmitSettings, lambda s: print(summarise(submit(s))), prog='lightweight-submit')
