@@ -186,8 +186,9 @@ def split_objects(
         annotations, n = find_annotations(s.annotations, root), sizes.iloc[0]
         alike = 'look alike' if s.group_by.startswith('alike:') else 'belong together'
         offers = offer_groupings(large, coco.photos, folder, read_entries(annotations), s)
-        raise ValueError(f'{error}\n{"All" if n == sizes.sum() else f"{n} of"} {sizes.sum()} photos {alike} by group_by = {s.group_by} and are one group. '
-                         f'Say what belongs together: {", or ".join(offers) + ", or " if offers else ""}number the runs, in a field such as run of every '
+        found = str(error).splitlines()[0].partition(';')[0].partition(':')[0]
+        raise ValueError(f'{"All" if n == sizes.sum() else f"{n} of"} {sizes.sum()} photos {alike} by group_by = {s.group_by} and are one group, '
+                         f'which no split may divide, so {found}. Say what belongs together: {", or ".join(offers) + ", or " if offers else ""}number the runs, in a field such as run of every '
                          f'entry of images in {annotations.name}, and set --group_by image:run') from None
 
 # %% ../nbs/crop.ipynb #c009
@@ -263,7 +264,7 @@ def crop(
         hashes = dict(split=read_crops_info(out)['splits'])
         write_record(out/'record.json', make_record('crop', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root, hashes))
     file = load_coco(annotations)
-    print(summarise_crops(s, coco, left_out, objects, split, len(file['images']), len(file['annotations'])), f'\ncrops: {out}')
+    print(summarise_crops(s, coco, left_out, objects, split, len(file['images']), len(file['annotations'])), f'crops: {out}', sep='\n')
     return CropResult(coco, left_out, manifest, out)
 
 def main(): settings_main(CropSettings, crop, prog='lightweight-crop')

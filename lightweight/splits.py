@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORIENTATIONS', 'ALIKE', 'SPLITS', 'SPLIT_COLUMNS', 'FOLD_COLUMNS', 'measure_leak', 'hash_photo', 'hash_turned',
            'find_close_pairs', 'find_sources', 'pair_copies', 'group_pairs', 'hash_photos', 'group_photos',
-           'parse_grouping', 'find_groups', 'make_splits', 'count_splits', 'check_splits', 'make_folds', 'fold_splits',
+           'parse_grouping', 'find_groups', 'count_splits', 'make_splits', 'check_splits', 'make_folds', 'fold_splits',
            'read_split_rows', 'save_splits', 'hash_splits', 'read_splits', 'save_folds', 'read_folds']
 
 # %% ../nbs/03_splits.ipynb #c003
@@ -304,6 +304,12 @@ def _assign_piles(
     absent = (boxes == 0).sum(2) @ [2, 1, 1]    # what was never shown is never learnt
     return tries[np.argmin(error + 1000*absent)]
 
+def count_splits(
+    objects:pd.DataFrame, # one row per box, with label and split
+)->pd.DataFrame: # rows: classes, columns: train, valid, test
+    "Count the objects of each class in each split."
+    return pd.crosstab(objects.label, objects.split).reindex(columns=SPLITS, fill_value=0)
+
 def _explain_few(objects, n):
     "Say why the objects cannot be dealt into n piles."
     photos, groups, most = objects.photo_id.nunique(), objects.group.nunique(), objects.label.value_counts().max()
@@ -325,10 +331,16 @@ def make_splits(
     k = min(20, objects.group.nunique(), objects.label.value_counts().max())
     n_valid, n_test = (max(1, round(share*k)) for share in (valid, test))
     if k < n_valid + n_test + 1: raise ValueError(_explain_few(objects, n_valid + n_test + 1))
-    pile = _deal(objects, k, seed)
-    counts = pd.crosstab(pile, objects.label.to_numpy()).to_numpy()
-    roles = _assign_piles(counts, (k - n_valid - n_test, n_valid, n_test), seed)
-    return objects.assign(split=np.array(SPLITS)[roles[pile]])
+    possible, first = objects.groupby('label').group.nunique() >= 3, None
+    for deal in range(10):                                  # a second deal only where a class is absent that need not be
+        pile = _deal(objects, k, (seed + 1_000_003*deal) % 2**32)
+        counts = pd.crosstab(pile, objects.label.to_numpy()).to_numpy()
+        roles = _assign_piles(counts, (k - n_valid - n_test, n_valid, n_test), seed)
+        split = objects.assign(split=np.array(SPLITS)[roles[pile]])
+        first = split if first is None else first
+        absent = (count_splits(split) == 0).any(axis=1)
+        if not (absent & possible).any(): return split
+    return first
 
 # %% ../nbs/03_splits.ipynb #c040
 def _explain_absent(
@@ -352,12 +364,6 @@ def _check_sides(
     for name in objects.split.unique():
         if name not in SPLITS: raise ValueError(f"unknown split {name!r}{suggest(name, SPLITS)}")
     for per in ('photo_id', 'group'): _need_one(objects, of='split', per=per)
-
-def count_splits(
-    objects:pd.DataFrame, # one row per box, with label and split
-)->pd.DataFrame: # rows: classes, columns: train, valid, test
-    "Count the objects of each class in each split."
-    return pd.crosstab(objects.label, objects.split).reindex(columns=SPLITS, fill_value=0)
 
 def check_splits(
     objects:pd.DataFrame, # one row per box, with photo_id, group, label and split

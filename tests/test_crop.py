@@ -1,0 +1,246 @@
+"The crop stage as a whole: what it tells, what it refuses, and that it touches nothing but its own."
+import json
+import os
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightweight.crop import CropSettings, crop
+from lightweight.crops import read_manifest
+from lightweight.splits import SPLITS
+
+BIN = Path(sys.executable).parent
+CLASSES = ("can", "paper", "bag")
+
+
+def draw(i, size=(96, 72)):
+    "A photo like no other."
+    coarse = np.random.default_rng(i).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def make_photos(folder, n=30, name="{:03}.jpg", photo=draw, copies=1, **fields):
+    "A COCO file beside its photos, each with a box of two classes in turn; `copies` gives every photo further files."
+    images, boxes = [], []
+    for i in range(n):
+        for k in range(copies):
+            made = photo(i) if copies == 1 else photo(i, k)
+            file_name = name.format(i, k)
+            (folder/file_name).parent.mkdir(parents=True, exist_ok=True)
+            made.save(folder/file_name)
+            images.append(dict(id=len(images), file_name=file_name, width=made.width, height=made.height) | {f: v(i) for f, v in fields.items()})
+            for c in (i % 3, (i + 1) % 3): boxes.append(dict(id=len(boxes), image_id=len(images) - 1, category_id=c, bbox=[8, 8, 40, 30], area=1200, iscrowd=0))
+    return write_coco(folder, images, boxes)
+
+
+def write_coco(folder, images, boxes, names=CLASSES):
+    coco = dict(images=images, annotations=boxes, categories=[dict(id=i, name=c) for i, c in enumerate(names)])
+    (folder/"annotations.json").write_text(json.dumps(coco))
+    (folder/"classes.csv").write_text("category,label\n" + "".join(f"{c},{c}\n" for c in names))
+    return coco
+
+
+def run(folder, **options):
+    "The stage in this process, with the folder as root."
+    options = dict(annotations="annotations.json", class_map="classes.csv", out="crops") | options
+    return crop(CropSettings.check(options), folder)
+
+
+def command(folder, *words, **kwargs):
+    files = ("--annotations", "annotations.json", "--class_map", "classes.csv")
+    return subprocess.Popen([BIN/"lightweight-crop", *files, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def read_tree(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(".lock")}
+
+
+def test_nothing_is_left_out_silently(tmp_path, capsys):
+    coco = make_photos(tmp_path)
+    for image in coco["images"][:5]: (tmp_path/image["file_name"]).unlink()
+    boxes = coco["annotations"]
+    boxes[20]["bbox"], boxes[21]["bbox"], boxes[22]["bbox"] = [80, 50, 40, 40], [8, 8, 5, 5], [8, 8, 0, 5]
+    write_coco(tmp_path, coco["images"], [*boxes, dict(boxes[30], id=99, category_id=3)], (*CLASSES, "other"))
+    (tmp_path/"classes.csv").write_text("category,label\ncan,can\npaper,paper\nbag,bag\nother,\n")
+    manifest = run(tmp_path).manifest
+    said = capsys.readouterr().out
+    for part in ("25 of 30 photos", "50 of 61 boxes", "missing photo 5", "photo refused 10", "zero-area box 1", "box partly outside 1",
+                 "left out by class_map: other 1", "smaller than min_side = 24:", "lightweight-check annotations.json"): assert part in said, said
+    assert len(manifest) == 47
+    for label, rows in manifest.groupby("label"):
+        n = [str((rows.split == s).sum()) for s in SPLITS]
+        assert re.search(rf"^{label} +{' +'.join(n)}$", said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize("change,options,parts", [
+    (lambda c: [b.update(bbox=None) for b in c["annotations"]], {}, ["no annotation can be used", "60 × bad box", "bbox is None", "lightweight-check"]),
+    (lambda c: [i.update(file_name="gone/" + i["file_name"]) for i in c["images"]], {}, ["60 × photo refused", "30 × missing photo"]),
+    (lambda c: c["annotations"].clear(), {}, ["the file has no annotations"]),
+    (lambda c: None, dict(min_side=41), ["min_side = 41", "the largest 40 px", "have 40 px or more"]),
+    (lambda c: [b.update(category_id=0) for b in c["annotations"]], {}, ["only one class, 'can'", "classes.csv"]),
+    (lambda c: [b.update(bbox=[8, 8, 9, 9]) for b in c["annotations"] if b["category_id"]], {}, ["only one class, 'can'", "bag, paper", "min_side = 24"]),
+    (lambda c: c["categories"][1].update(name="Plastic"), {}, ["'Plastic' has no row in classes.csv"]),
+], ids=["boxes", "photos", "empty", "small", "one-class", "one-large-class", "category"])
+def test_nothing_left_says_why(tmp_path, change, options, parts):
+    coco = make_photos(tmp_path)
+    change(coco)
+    (tmp_path/"annotations.json").write_text(json.dumps(coco))
+    before = read_tree(tmp_path)
+    with pytest.raises(ValueError) as error: run(tmp_path, **options)
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert read_tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("out", [".", "..", "photos", "photos/crops", "link", "mine", "notes.txt", "classes.csv"])
+def test_a_place_that_is_not_its_own_is_refused(tmp_path, out):
+    root = tmp_path/"work"
+    make_photos(root/"photos")
+    for name in ("annotations.json", "classes.csv"): (root/"photos"/name).rename(root/name)
+    (root/"link").symlink_to(root/"photos")
+    for name in ("mine/notes.txt", "notes.txt"):
+        (root/name).parent.mkdir(exist_ok=True)
+        (root/name).write_text("precious")
+    before = read_tree(tmp_path)
+    with pytest.raises((ValueError, OSError), match=re.escape(f"out = {root/out}: ")): run(root, photos="photos", out=out)
+    assert read_tree(tmp_path) == before
+
+
+def test_only_its_own_files_are_replaced(tmp_path):
+    make_photos(tmp_path)
+    first = run(tmp_path).manifest
+    run(tmp_path, context=0.2)                                             # its own store
+    for name in ("train/can/mine.jpg", "notes.txt", ".env"):
+        (tmp_path/"crops"/name).write_text("precious")
+        before = read_tree(tmp_path)
+        with pytest.raises(OSError, match=re.escape(name)): run(tmp_path, context=0.3)
+        assert read_tree(tmp_path) == before
+        (tmp_path/"crops"/name).unlink()
+    assert len(run(tmp_path, context=0.3).manifest) == len(first)
+
+
+def orient(i, k): return draw(i) if not k else draw(i).transpose(list(Image.Transpose)[(i + 2*k) % 7])
+
+
+@pytest.mark.parametrize("photo,name", [
+    (orient, "x{1}/{0:03}{1}.jpg"),                                          # the pixels tell, the names do not
+    (lambda i, k: draw(1000*(i + 1) + k), "{0:03}_jpg.rf.{1:06x}.jpg"),            # the names tell, the pixels do not
+    (lambda i, k: draw(1000*(i + 1) + k), "IMG_{0:03}_aug{1}.png"),
+    (lambda i, k: draw(1000*(i + 1) + k), "{0:03} - Copy ({1}).jpg"),
+], ids=["turned", "roboflow", "augmented", "copy"])
+def test_copies_of_a_photo_stay_in_one_split(tmp_path, photo, name):
+    coco = make_photos(tmp_path, 20, name, photo, copies=3)
+    if "Copy" in name:                                                      # such a name counts where its source is there
+        for i in range(20):
+            draw(i).save(tmp_path/f"{i:03}.jpg")
+            coco["images"].append(dict(id=900 + i, file_name=f"{i:03}.jpg", width=96, height=72))
+            coco["annotations"].append(dict(id=900 + i, image_id=900 + i, category_id=i % 3, bbox=[8, 8, 40, 30]))
+        write_coco(tmp_path, coco["images"], coco["annotations"])
+    manifest = run(tmp_path).manifest
+    source = manifest.file_name.str.extract(r"(\d{3})")[0]
+    assert source.nunique() == 20 and (manifest.groupby(source).split.nunique() == 1).all()
+    assert manifest.groupby(source).group.nunique().eq(1).all() and manifest.group.nunique() == 20
+
+
+def belt(i):
+    "The same belt each time, and a little thing on it."
+    pixels = np.array(draw(0))
+    pixels[4:8, i:i + 4] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("name,fields", [
+    ("{:03}.jpg", {}), ("run {0:03}.png", {}), ("a{0}.jpg", dict(lane=lambda i: f"lane {i//6}")),
+    ("cam-b.{0}-x.jpg", dict(date_captured=lambda i: f"2026-05-{1 + i//5:02} 10:00:{i % 5:02}")),
+], ids=["numbered", "words", "field", "time"])
+def test_every_remedy_for_a_belt_works(tmp_path, name, fields, capsys):
+    make_photos(tmp_path, 48, name, belt, **fields)
+    with pytest.raises(ValueError) as error: run(tmp_path)
+    said = str(error.value)
+    assert "48 photos look alike by group_by = alike:22 and are one group" in said, said
+    offers = re.findall(r"--group_by ('[^']+'|\S+) \(", said)
+    assert offers, said
+    for field in fields: assert any(offer.startswith(("image:" + field, "time:")) for offer in offers), said
+    for offer in offers:
+        group_by, = shlex.split(offer)
+        manifest = run(tmp_path, group_by=group_by).manifest
+        assert set(manifest.split) == set(SPLITS) and (manifest.groupby("group").split.nunique() == 1).all()
+
+
+def test_numbered_runs_work_as_the_message_says(tmp_path):
+    coco = make_photos(tmp_path, 48, photo=belt)
+    for image in coco["images"]: image["run"] = image["id"]//8
+    (tmp_path/"annotations.json").write_text(json.dumps(coco))
+    manifest = run(tmp_path, group_by="image:run").manifest
+    assert (manifest.groupby(manifest.photo_id//8).split.nunique() == 1).all() and manifest.group.nunique() == 6
+
+
+def test_a_frozen_split_that_tears_look_alike_photos_is_used_with_a_warning(tmp_path, capsys):
+    make_photos(tmp_path)
+    run(tmp_path)
+    frozen = (tmp_path/"crops/splits.csv").read_bytes()
+    (tmp_path/"frozen.csv").write_bytes(frozen)
+    manifest = run(tmp_path, splits="frozen.csv", out="again").manifest
+    assert "WARNING" not in capsys.readouterr().out
+    sides = dict(zip(manifest.file_name, manifest.split))
+    train, test = (next(f for f, s in sides.items() if s == side) for side in ("train", "test"))
+    shutil.copy(tmp_path/train, tmp_path/test)
+    again = run(tmp_path, splits="frozen.csv", out="torn").manifest
+    assert "WARNING: 1 of these groups" in capsys.readouterr().out
+    assert dict(zip(again.file_name, again.split)) == sides
+
+
+def test_any_category_and_file_name_comes_back_as_it_was(tmp_path):
+    names = ["NA", "null", "nan", "1", "pred", "=1+1", "a, b", " spaced ", "ünï", "split", "-x", "#", "it's"]
+    images, boxes = [], []
+    for i in range(39):
+        file_name = f"{names[i % 13].strip()} {i}.jpg"
+        draw(i).save(tmp_path/file_name)
+        images.append(dict(id=i, file_name=file_name, width=96, height=72))
+        boxes += [dict(id=2*i + k, image_id=i, category_id=(i + 5*k) % 13, bbox=[8, 8, 40, 30]) for k in (0, 1)]
+    write_coco(tmp_path, images, boxes, names)
+    (tmp_path/"classes.csv").write_text("category,label\n" + "".join(f'"{n}","{n}"\n' for n in names))
+    run(tmp_path, splits="")
+    manifest = read_manifest(tmp_path/"crops", SPLITS)
+    for row in manifest.itertuples():
+        assert row.file_name == images[row.photo_id]["file_name"] and row.category == names[boxes[row.annotation_id]["category_id"]]
+        assert row.label == row.category.strip() and (tmp_path/"crops"/row.crop).parts[-2] == row.label
+    again = run(tmp_path, splits="crops/splits.csv", out="again").manifest
+    assert again.split.tolist() == manifest.split.tolist()
+
+
+def test_two_crops_at_once_both_end_well(tmp_path):
+    make_photos(tmp_path, 60)
+    both = [command(tmp_path, "--out", "crops") for _ in range(2)]
+    said = [p.communicate() for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert all("crops: " in out and "Traceback" not in err for out, err in said)
+    assert not list(tmp_path.glob(".crops.*part"))
+
+
+def test_full_disk_is_one_sentence_and_the_next_start_goes_on(tmp_path):
+    make_photos(tmp_path)
+    full = command(tmp_path, "--out", "crops", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    out, err = full.communicate()
+    assert full.returncode == 2 and "Traceback" not in err and "File too large" in err and str(tmp_path) in err, err
+    assert not (tmp_path/"crops/crops.json").exists()
+    done = command(tmp_path, "--out", "crops")
+    assert done.communicate()[0] and done.returncode == 0
+
+
+def test_no_photo_is_opened_before_all_files_have_been_read(tmp_path):
+    make_photos(tmp_path)
+    for name, content in {"classes.csv": "category,label\ncan,Dosen für Bier\n".encode("cp1252"), "splits.csv": b"photo;side\n"}.items():
+        kept = (tmp_path/name).read_bytes() if (tmp_path/name).exists() else None
+        (tmp_path/name).write_bytes(content)
+        with pytest.raises(ValueError, match=name): run(tmp_path, **(dict(splits=name) if name == "splits.csv" else {}))
+        if kept: (tmp_path/name).write_bytes(kept)
+    for field in ("annotations", "class_map", "splits", "photos"):
+        with pytest.raises(OSError, match=f"{field}.*nowhere"): run(tmp_path, **{field: "nowhere"})
+    assert not (tmp_path/"crops").exists()
