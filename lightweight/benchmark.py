@@ -24,19 +24,20 @@ from .augment import DataSettings, make_augmentation
 from .complexity import describe_network
 from .crops import read_crops_info
 from .dataloaders import make_dataloaders, use_threads
-from .records import make_record, write_record
+from .files import claim_folder
+from .records import check_record_place, make_record, write_record
 from .rivals import (PlainCrops, StoredCrops, compare_speed, count_batches, make_fastai_dls, make_fastai_learner, make_plain_loader,
                                 make_plain_trainer, profile_training, sum_convolutions, summarize_speed, time_rounds, train_epoch)
-from .settings import find_root, settings_main
+from .settings import ReadPath, WritePath, find_root, resolve_path, settings_main
 from .training import TrainingSettings, make_learner, settle
 from .zoo import build_network, normalization
 
 # %% ../nbs/benchmark.ipynb #c006
 class BenchmarkSettings(DataSettings):
     "Measure loaders, steps and epochs beside a plain PyTorch loop and fastai's defaults."
-    crops:str = Field('outputs/sample/crops', description='folder that the crop stage filled')
-    out:str = Field('outputs/sample/benchmark', description='folder of the record')
-    record:str = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
+    crops:ReadPath = Field('outputs/sample/crops', description='folder that the crop stage filled')
+    out:WritePath = Field('outputs/sample/benchmark', description='folder of the record')
+    record:WritePath = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
     networks:list[str] = Field(['timm:lcnet_035'], description='networks to train, as in the train stage; none = the loaders alone')
     n_workers:int = Field(2, ge=0, le=64, description='worker processes of the plain loop and of fastai')
     n_threads:int = Field(0, ge=0, le=256, description="threads of the network; 0 = as many as torch takes by itself")
@@ -164,8 +165,16 @@ def benchmark(
     say=print, # takes a line of text
 )->BenchmarkResult:
     "Measure loaders, steps and epochs in turns; leave a record."
-    started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    store, out = root/s.crops, root/s.out
+    root = root or find_root()
+    if s.record: check_record_place(root/s.record, 'benchmark')
+    places = dict(out=root/s.out, stage='benchmark', files=('record.json',), reads=s.list_reads(root), root=root)
+    store = resolve_path(s.crops, root)
+    split, n_classes = read_crops_info(store)['splits'], len(read_crops_info(store)['classes'])
+    for name in s.networks: build_network(name, n_classes)          # an unknown name shows before anything is timed
+    with claim_folder(**places): return _measure(s, root, store, split, say)
+
+def _measure(s, root, store, split, say): # all checked, and the folder claimed
+    started, clock, out = datetime.now(), perf_counter(), root/s.out
     set_seed(s.seed)
     with use_threads(s.n_threads or torch.get_num_threads()):
         loaders, networks, threads = time_loaders(s, store), {}, torch.get_num_threads()
@@ -173,8 +182,7 @@ def benchmark(
             say(f"{perf_counter() - clock:6.1f} s  {name or 'loaders done'}")
             if name: networks[name] = time_network(s, store, name, out)
             speeds, ratios = tabulate(loaders, networks)
-            record = make_record('benchmark', s.model_dump(), s.changed(), describe(speeds, ratios, networks, threads), started, perf_counter() - clock, root,
-                                 dict(split=read_crops_info(store)['splits']))
+            record = make_record('benchmark', s.model_dump(), s.changed(), describe(speeds, ratios, networks, threads), started, perf_counter() - clock, root, dict(split=split))
             write_record(out/'record.json', record)      # after every network: an interrupted run keeps what it has
     if s.record: write_record(root/s.record, record)
     return BenchmarkResult(speeds, ratios, {name: m['profile'] for name, m in networks.items()}, record)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CompareSettings', 'name_folder', 'check_plan', 'run_plan', 't_interval', 'tabulate_worth', 'build_variation',
-           'time_variations', 'CompareResult', 'compare', 'main']
+           'time_variations', 'CompareResult', 'list_places', 'compare', 'main']
 
 # %% ../nbs/compare.ipynb #c003
+import glob
 import re
 from datetime import datetime
 from pathlib import Path
@@ -21,19 +22,20 @@ from scipy import stats
 from .complexity import describe_network
 from .cost import open_untrained, time_beside, time_reference
 from .crops import read_crops_info
-from .records import make_record, write_record
-from .settings import Settings, SettingsError, find_root, read_yaml, resolve_path, settings_main
+from .files import check_folder, claim_folder, write_atomically
+from .records import check_record_place, make_record, write_record
+from .settings import ReadPath, Settings, SettingsError, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main
 from .train import TrainSettings, build_from, train_once
 from .training import load_checkpoint
 
 # %% ../nbs/compare.ipynb #c006
 class CompareSettings(Settings):
     "Train a base and its variations with several seeds and tell what each variation is worth."
-    plan:str = Field('configs/compare/plan-sample.yaml', description='YAML file: base (train settings) and groups of variations')
-    out:str = Field('outputs/sample/compare', description='folder of the trainings and tables')
+    plan:ReadPath = Field('configs/compare/plan-sample.yaml', description='YAML file: base (train settings) and groups of variations')
+    out:WritePath = Field('outputs/sample/compare', description='folder of the trainings and tables')
     seeds:list[int] = Field([0, 1], min_length=1, description='every variation is trained with each of these')
     variant:str = Field('', description="also time the networks as this kind of file, such as onnx or openvino-bf16; '' = do not")
-    record:str = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
+    record:WritePath = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
 
 # %% ../nbs/compare.ipynb #c008
 def _read(value, where):
@@ -138,6 +140,17 @@ class CompareResult(NamedTuple):
     worth:pd.DataFrame # one row a variation: F1 and worth with intervals, and what it takes if that was asked for
     out:Path # its folder
 
+def list_places(
+    s:CompareSettings, # the settings
+    plan:dict[tuple[str, str], TrainSettings], # from `check_plan`
+    root:Path, # the repository
+)->dict: # arguments of `check_folder` and `claim_folder`
+    "Say what a comparison reads and where it writes."
+    folders = [glob.escape(name_folder(*key, seed)) for key in plan for seed in s.seeds]
+    reads = {k if k == 'crops' else f"{' '.join(key).strip()}: {k}": path for key, t in plan.items() for k, path in t.list_reads(root).items()}
+    return dict(out=root/s.out, stage='compare', files=('runs.csv', 'worth.csv', 'record.json', '*-[0-9]*/*', *(f'{f}/*' for f in folders)),
+                reads=reads | s.list_reads(root), root=root)
+
 def compare(
     s:CompareSettings, # which plan, which seeds
     root:Path=None, # the repository; default: found from the working folder
@@ -145,18 +158,21 @@ def compare(
 )->CompareResult:
     "Train a plan, leave its tables and a record."
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    out = root/s.out
-    plan = read_yaml(resolve_path(s.plan, root))  # before the trainings: the file may be edited while they run
+    plan = read_yaml(resolve_config(s.plan, root))  # before the trainings: the file may be edited while they run
     checked = check_plan(plan, s.plan)
+    places = list_places(s, checked, root)
+    if s.record: check_record_place(root/s.record, 'compare')
+    check_folder(**places)
     times = time_variations(checked, s.variant, root) if s.variant else None      # before the trainings, too: what cannot be built or exported shows now
-    runs = run_plan(checked, s.seeds, out, root, say)
-    worth = tabulate_worth(runs)
-    if s.variant: worth = worth.merge(times, on=['group', 'variation'], how='left')
-    runs.to_csv(out/'runs.csv', index=False); worth.to_csv(out/'worth.csv', index=False)
-    metrics = dict(n=int(runs.n.iloc[0]), n_photos=int(runs.n_photos.iloc[0]), seeds=s.seeds, train_seconds=float(runs.seconds.sum()),
-                   plan=plan, runs=runs.drop(columns=['n', 'n_photos']).to_dict('records'), worth=worth.to_dict('records'))
-    record = make_record('compare', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root)
-    write_record(out/'record.json', record, s.record and root/s.record)
+    with claim_folder(**places) as out:
+        runs = run_plan(checked, s.seeds, out, root, say)
+        worth = tabulate_worth(runs)
+        if s.variant: worth = worth.merge(times, on=['group', 'variation'], how='left')
+        for name, table in dict(runs=runs, worth=worth).items(): write_atomically(out/f'{name}.csv', table.to_csv(index=False))
+        metrics = dict(n=int(runs.n.iloc[0]), n_photos=int(runs.n_photos.iloc[0]), seeds=s.seeds, train_seconds=float(runs.seconds.sum()),
+                       plan=plan, runs=runs.drop(columns=['n', 'n_photos']).to_dict('records'), worth=worth.to_dict('records'))
+        record = make_record('compare', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root)
+        write_record(out/'record.json', record, s.record and root/s.record)
     return CompareResult(runs, worth, out)
 
 def main(): settings_main(CompareSettings, compare, prog='lightweight-compare')

@@ -8,7 +8,8 @@ __all__ = ['CompressSettings', 'Cut', 'Blocks', 'Channels', 'Train', 'Variant', 
            'load_crops', 'load_batches', 'make_score', 'train_on', 'train_between', 'reshape', 'write_text',
            'make_weights', 'find_variant', 'make_format', 'judge_file', 'export_rung', 'hash_shape', 'open_rung',
            'time_rungs', 'name_rung', 'read_rung', 'write_rung', 'start_ladder', 'make_rung', 'judge_rung', 'note',
-           'tabulate_rungs', 'climb', 'time_path', 'plot_ladder', 'CompressResult', 'compress', 'main']
+           'tabulate_rungs', 'climb', 'time_path', 'plot_ladder', 'CompressResult', 'list_places', 'save_figure',
+           'load_run', 'compress', 'fill_ladder', 'main']
 
 # %% ../nbs/compress.ipynb #c003
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import ClassVar, Literal, NamedTuple
@@ -40,10 +42,10 @@ from .losses import make_loss
 from .metrics import macro_f1
 from .predict import Model, open_model
 from .pruning import cut_after, find_droppable, prune_depth, prune_network, rank_by_influence, rank_by_score
-from .records import hash_data, hash_file, make_record, read_record, write_record
+from .records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
 from .report import make_axes, spread_labels, write_key, write_title
-from .files import write_atomically
-from .settings import Settings, SettingsError, StageStopped, find_root, settings_main, suggest
+from .files import check_folder, claim_folder, write_atomically
+from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, resolve_path, settings_main, suggest
 from .store import open_store
 from .train import TrainSettings, explain_stop, find_teacher, measure_f1, pick_decisive, train_once
 from .training import load_checkpoint, normalize_images, predict_images, save_checkpoint
@@ -52,9 +54,9 @@ from .training import load_checkpoint, normalize_images, predict_images, save_ch
 class CompressSettings(Settings):
     "Make a trained network faster step by step; keep the better of before and after each step."
     positional:ClassVar[str] = 'run'
-    run:str = Field('outputs/sample/train', description='folder of a training run')
-    out:str = Field('outputs/sample/compress', description='folder of the ladder: one folder a rung')
-    crops:str = Field('', description="crop store; '' = the one the run was trained on; its test crops are not opened")
+    run:ReadPath = Field('outputs/sample/train', description='folder of a training run')
+    out:WritePath = Field('outputs/sample/compress', description='folder of the ladder: one folder a rung')
+    crops:ReadPath = Field('', description="crop store; '' = the one the run was trained on; its test crops are not opened")
     steps:list[dict] = Field([dict(cut=dict(depth=[4, 3], train=dict(epochs=8))), dict(channels=dict(ratio=0.5, train=dict(epochs=8, teacher='outputs/sample/train'))),
                               dict(train=dict(epochs=6, teacher='outputs/sample/train')), dict(variant='openvino-int8')], min_length=1,
                              description='what is tried, one after another: each {kind: options}; kinds are cut, blocks, channels, train, variant')
@@ -65,7 +67,7 @@ class CompressSettings(Settings):
     noise:float = Field(0.05, ge=0, lt=1, description='share of time by which two files must differ to count as different')
     samples:int = Field(256, ge=8, description='train crops that influence, taylor and the calibration of int8 look at')
     licence:str = Field('Apache-2.0', description='of the weights and of the data behind them, in words; goes into every file')
-    record:str = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
+    record:WritePath = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
 
 # %% ../nbs/compress.ipynb #c008
 class Cut(Settings):
@@ -456,7 +458,7 @@ def start_ladder(
     bench:Bench,
 )->Rung: # the run itself, exported and measured
     "Make the first rung."
-    path, source = f'{bench.s.out}/00-start', bench.root/bench.s.run/'model.safetensors'
+    path, source = f'{bench.s.out}/00-start', resolve_path(bench.s.run, bench.root)/'model.safetensors'
     key, clocks = hash_data([hash_file(source), bench.s.variant, name_crops(bench.store)]), (datetime.now(), perf_counter(), process_time())
     if made := read_rung(bench, path, key): return made
     network, info = load_checkpoint(source)
@@ -585,29 +587,74 @@ class CompressResult(NamedTuple):
     record:dict # what was written
     out:Path # folder of the ladder
 
+_files = ('ladder.csv', 'ladder.png', 'record.json', *(f'[0-9][0-9]-*/{name}' for name in
+          ('record.json', 'model.safetensors', 'start.safetensors', 'network.yaml', 'export/*', 'train/*', 'train.previous/*', 'between-*/*'))) # what is in OUT
+
+def list_places(
+    s:CompressSettings, # the settings
+    plan:list[list[Step]], # from `read_steps`
+    store:Path, # the crops
+    root:Path, # the repository
+)->dict: # arguments of `check_folder` and `claim_folder`
+    "Say what a ladder reads and where it writes."
+    reads = s.list_reads(root) | dict(crops=store)
+    for step in (step for tries in plan for step in tries):
+        for t in filter(None, (step.train, step.between)):
+            reads |= {f'{step.where}: {k}': path for k, path in t.list_reads(root).items() if k != 'crops'}
+    return dict(out=root/s.out, stage='compress', files=_files, reads=reads, root=root)
+
+def save_figure(
+    figure:Figure, # to be kept
+    path:Path, # a .png
+):
+    "Save a figure, whole or not at all."
+    buffer = BytesIO()
+    figure.savefig(buffer, format='png', dpi=144)
+    write_atomically(path, buffer.getvalue())
+
+def load_run(
+    s:CompressSettings, # the settings
+    root:Path, # the repository
+)->tuple[nn.Module, dict]: # network, info of its checkpoint
+    "Load the network of a training run."
+    path = resolve_path(s.run, root)/'model.safetensors'
+    if not path.is_file(): raise SettingsError(f'run = {s.run}: there is no {path.name} in it; name the folder that lightweight-train left')
+    return load_checkpoint(path)
+
 def compress(
     s:CompressSettings, # what to compress, how far
     root:Path=None, # the repository; default: found from the working folder
     say=print, # takes a line of text
 )->CompressResult:
     "Climb down the ladder; leave a folder for each rung, a table, a figure and a record."
-    started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    network, own = load_checkpoint(root/s.run/'model.safetensors')
-    store = root/(s.crops or own['crops'])
-    bench, plan = Bench(s, root, store, own, open_split(store, own, 'valid'), say), read_steps(s, own)
+    root = root or find_root()
+    network, own = load_run(s, root)
+    store, plan = resolve_path(s.crops or own['crops'], root), read_steps(s, own)
     with name_fault('variant'): find_variant(s.variant)
+    places = list_places(s, plan, store, root)
+    if s.record: check_record_place(root/s.record, 'compress')
+    check_folder(**places)
     check_ladder(plan, network, root)
+    bench = Bench(s, root, store, own, open_split(store, own, 'valid'), say)
+    with claim_folder(**places): return fill_ladder(bench, plan)
+
+def fill_ladder(
+    bench:Bench, # its folder is claimed
+    plan:list[list[Step]], # from `read_steps`
+)->CompressResult:
+    "Climb down and leave what was found."
+    started, clock, s, root, own = datetime.now(), perf_counter(), bench.s, bench.root, bench.own
     try: rungs, best = climb(bench, plan)
     except (KeyboardInterrupt, OSError) as e: raise StageStopped(f'{explain_stop(e)}. Finished rungs are in {s.out}; start the same command again to go on') from e
     table, path = tabulate_rungs(rungs), time_path(bench, rungs)
     figure = plot_ladder(table, s.max_latency_ms)
-    figure.savefig(root/s.out/'ladder.png', dpi=144)
+    save_figure(figure, root/s.out/'ladder.png')
     metrics = dict(best=best.path, macro_f1=best.facts['macro_f1'], time=float(path.time.iloc[-1]), fast_enough=bool(0 < best.facts['latency_ms'] <= s.max_latency_ms),
                    path=path.to_dict('records'), rungs=[r.facts for r in rungs], cpu_seconds=sum(r.facts['cpu_seconds'] for r in rungs))
     record = make_record('compress', s.model_dump() | dict(seed=own['settings']['seed']), s.changed(), metrics, started, perf_counter() - clock, root,
                          dict(split=own['split'], checkpoint=best.record['hashes']['checkpoint']))
     write_record(root/s.out/'record.json', record, s.record and root/s.record)
-    say(f"{best.path}: macro-F1 {best.facts['macro_f1']:.3f}, {path.time.iloc[-1]:.2f} times the time of the first rung")
+    bench.say(f"{best.path}: macro-F1 {best.facts['macro_f1']:.3f}, {path.time.iloc[-1]:.2f} times the time of the first rung")
     return CompressResult(table, path, figure, root/best.path, record, root/s.out)
 
 def main(): settings_main(CompressSettings, compress, prog='lightweight-compress')

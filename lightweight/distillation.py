@@ -30,8 +30,8 @@ from fastai.learner import AvgMetric, Learner
 from fastai.optimizer import Adam
 from fasttransform import ItemTransform
 from torch import nn
-from tqdm.auto import tqdm
 
+from .console import open_progress
 from .crops import read_manifest
 from .image import SCALING, cut_box, open_photo, plan_reading, resize_image
 from .records import hash_data, hash_file
@@ -156,10 +156,10 @@ def fill_array(
     "Make a large array on disk, or go on making it, unless it is there."
     if not path.exists():
         with hold_lock(path):
-            if not path.exists(): _fill(path.with_name(f'.{path.name}.part'), tuple(shape), np.dtype(dtype), make, step, dict(desc=label, disable=not progress)).replace(path)
+            if not path.exists(): _fill(path.with_name(f'.{path.name}.part'), tuple(shape), np.dtype(dtype), make, step, label if progress else None).replace(path)
     return np.load(path, mmap_mode='c')
 
-def _fill(part, shape, dtype, make, step, bar):
+def _fill(part, shape, dtype, make, step, label):
     row = int(np.prod(shape[1:]))*dtype.itemsize
     with open(part, 'r+b' if part.exists() else 'w+b') as f:
         written = f.seek(0, os.SEEK_END)
@@ -168,7 +168,7 @@ def _fill(part, shape, dtype, make, step, bar):
         start = f.tell()
         done = max(0, written - start)//row
         f.seek(start + done*row)
-        with tqdm(total=shape[0], initial=done, **bar) as progress:
+        with open_progress(shape[0] - done, label, show=label is not None) as progress:
             for i in range(done, shape[0], step):
                 rows = make(i, min(i + step, shape[0]))
                 f.write(np.ascontiguousarray(rows, dtype).tobytes()); f.flush(); os.fsync(f.fileno())

@@ -9,8 +9,8 @@ __all__ = ['World', 'read_world', 'join_world', 'share', 'main_first', 'run_fold
 # %% ../nbs/24_distributed.ipynb #c003
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.learner import AvgLoss, Learner
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+
+from .files import LOCK
 
 # %% ../nbs/24_distributed.ipynb #c006
 class World(NamedTuple):
@@ -87,24 +88,37 @@ def main_first(
         if world.size > 1 and world.main: dist.barrier()
 
 # %% ../nbs/24_distributed.ipynb #c014
-def _listing(folder): return sorted((p.name, p.stat().st_size) for p in folder.glob('*') if p.is_file())
+def _listing(folder): return sorted((p.name, p.stat().st_size) for p in folder.glob('*') if p.is_file() and p.name != LOCK)
 
 def _gather(value, world):
     values = [None]*world.size
     dist.all_gather_object(values, value)
     return values
 
+def _claim(stack, claim, world):
+    "Enter a context in the main process; what is wrong is raised in all."
+    error = None
+    if world.main:
+        try: stack.enter_context(claim())
+        except (ValueError, OSError) as e: error = e
+    if error := share(error, world): raise error
+
+def _left_out(folder, names): return [n for n in names if n == LOCK or (Path(folder)/n).is_dir()]
+
 @contextmanager
 def run_folder(
     out:str|Path, # the run's folder, on a disk that all processes see
     world:World, # from `join_world`
+    claim:Callable|None=None, # makes the context in which the main process holds the folder; none = it is not held
 )->Iterator[Path]: # the same folder in the main process, a scratch copy of its files elsewhere
     "Give each process a folder to write to, so that only what the main one writes stays."
     out = Path(out)
-    if world.size == 1: yield out; return
-    with tempfile.TemporaryDirectory() as scratch:
+    with ExitStack() as stack:
+        if claim: _claim(stack, claim, world)
+        if world.size == 1: yield out; return
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
         mine = out if world.main else Path(scratch)/out.name
-        if not world.main and out.exists(): shutil.copytree(out, mine, ignore=lambda d, names: [n for n in names if (Path(d)/n).is_dir()])
+        if not world.main and out.exists(): shutil.copytree(out, mine, ignore=_left_out)
         if len({str(_listing(f)) for f in _gather(out, world)}) > 1 or any(l != _listing(mine) for l in _gather(_listing(mine), world)):
             raise ValueError(f'{out}: the processes do not see the same files there; the folder must be on a disk that all machines share')
         yield mine
@@ -186,5 +200,4 @@ def share_training(
         raise ValueError(f'bs = {train.bs} on {world.size} processes: there are only {train.n} training crops; choose a smaller bs')
     learn.add_cbs([SharedTrainer(world, learn.dls.device), SameStatistics()])
     learn.recorder.loss = GatheredLoss()
-    if not world.main: learn.remove_cb(ProgressCallback)
     return learn

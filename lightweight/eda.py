@@ -13,29 +13,40 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .coco import CocoData
-from .crop import label_objects
+from .crop import find_annotations, label_objects
+from .files import claim_folder
 from .records import make_record, write_record
 from .report import (cut_examples, plot_box_sizes, plot_boxes_per_photo, plot_class_counts, plot_duplicates,
                                 plot_examples, plot_findings, plot_leak, plot_photos_per_batch, save_figures, save_tables)
-from .settings import Settings, find_root, settings_main
-from .splits import make_splits, measure_leak
+from .settings import ReadPath, Settings, WritePath, find_root, settings_main
+from .splits import ALIKE as _ALIKE, make_splits, measure_leak, parse_grouping
 
 # %% ../nbs/eda.ipynb #c005
 class EdaSettings(Settings):
     "Look at a COCO data set: classes, sizes, photos, faults, duplicates, leak."
-    annotations:str = Field('data/sample/annotations.json', description='COCO annotation file')
-    photos:str = Field('', description="folder of the photos; '' = the annotation file's own")
-    class_map:str = Field('configs/class_maps/taco6.csv', description='CSV of category,label; an empty label leaves out')
-    out:str = Field('outputs/sample/eda', description='folder of the figures and tables')
+    annotations:ReadPath = Field('data/sample/annotations.json', description='COCO annotation file')
+    photos:ReadPath = Field('', description="folder of the photos; '' = the annotation file's own")
+    class_map:ReadPath = Field('configs/class_maps/taco6.csv', description='CSV of category,label; an empty label leaves out')
+    out:WritePath = Field('outputs/sample/eda', description='folder of the figures and tables')
     min_side:int = Field(24, ge=1, description='shortest long side of a box to be cropped, pixels in the photo')
     n_examples:int = Field(6, ge=1, le=20, description='examples to show of each class')
     test:float = Field(0.15, gt=0, lt=0.5, description='share of the objects in a test part, to measure the leak with')
+    group_by:str = Field(_ALIKE, description='which photos stay together: alike:BITS, name:REGEX, image:FIELD or time:SECONDS, as for lightweight-crop')
     seed:int = Field(0, ge=0, description='of the examples and of the leak')
 
+    @field_validator('group_by')
+    @classmethod
+    def _check_grouping(cls, text):
+        parse_grouping(text)
+        return text
+
 # %% ../nbs/eda.ipynb #c007
+_files = ('record.json', *(f'{name}.csv' for name in ('classes', 'categories', 'left_out', 'photos', 'findings', 'duplicates', 'leak')),
+             *(f'{name}.png' for name in ('classes', 'sizes', 'batches', 'boxes_per_photo', 'examples', 'findings', 'duplicates', 'leak')))
+
 class EdaResult(NamedTuple):
     "What the look brought to light."
     coco:CocoData # as read, with its findings
@@ -91,13 +102,15 @@ def eda(
 )->EdaResult:
     "Read, label and group the objects; leave tables, figures and a record of what there is."
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    coco, left_out, objects, photos = label_objects(s, root)
-    tables = make_tables(s, coco, left_out, objects)
-    figures = draw_figures(s, objects, tables, photos)
-    save_tables(tables, root/s.out); save_figures(figures, root/s.out)
-    metrics = dict(n_photos=len(coco.photos), boxes=tables['classes'].boxes.to_dict(), leak=tables['leak'].seen.to_dict(),
-                   findings=coco.findings.kind.value_counts().to_dict())
-    write_record(root/s.out/'record.json', make_record('eda', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root))
+    find_annotations(s.annotations, root)
+    with claim_folder(root/s.out, 'eda', _files, s.list_reads(root), root) as out:
+        coco, left_out, objects, photos = label_objects(s, root)
+        tables = make_tables(s, coco, left_out, objects)
+        figures = draw_figures(s, objects, tables, photos)
+        save_tables(tables, out); save_figures(figures, out)
+        metrics = dict(n_photos=len(coco.photos), boxes=tables['classes'].boxes.to_dict(), leak=tables['leak'].seen.to_dict(),
+                       findings=coco.findings.kind.value_counts().to_dict())
+        write_record(out/'record.json', make_record('eda', s.model_dump(), s.changed(), metrics, started, perf_counter()-clock, root))
     return EdaResult(coco, objects, tables, figures, root/s.out)
 
 def main(): settings_main(EdaSettings, eda, prog='lightweight-eda')

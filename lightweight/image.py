@@ -52,14 +52,16 @@ BITS = (8, 10, 12, 14, 16, 24, 31) # of sensors and files
 
 def open_image(
     file:str|Path|BytesIO, # a picture in one of FORMATS
+    name:str|Path='the picture', # for messages, where the file has none
 )->Image.Image: # its header is read, its pixels are not
     "Open a picture within the limits of this project."
-    name = file if isinstance(file, (str, Path)) else 'the picture'
+    name = file if isinstance(file, (str, Path)) else name
     try: photo = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError: raise ValueError(f'{name}: more pixels than the {MAX_PIXELS:,} that are read; scale it down') from None
     if photo.width*photo.height > MAX_PIXELS:
         photo.close()
         raise ValueError(f'{name}: {photo.width} × {photo.height} are more pixels than the {MAX_PIXELS:,} that are read; scale it down')
+    photo.filename = str(name)
     if photo.format == 'PNG' and photo.mode[0] == 'I': photo.info['sBIT'] = _read_sbit(photo.fp)
     if photo.tile and photo.mode in ('RGB', 'RGBA', 'LA') and ';16' in str(photo.tile[0][3]): photo.info['deep colours'] = True
     return photo
@@ -73,6 +75,8 @@ def _read_sbit(file):
         if head[4:] == b'sBIT': bits = content[0]
     file.seek(place)
     return bits
+
+def _name(photo): return getattr(photo, 'filename', None) or 'the picture'
 
 def is_deep(
     photo:Image.Image, # any mode
@@ -99,7 +103,7 @@ def find_white(
     lows, highs = zip(*((values.min(), values.max()) for _, values in _cut_blocks(photo)))
     low, high = float(np.min(lows)), float(np.max(highs))                      # NaN if one of them is
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
-        raise ValueError(f'its pixels go from {low:g} to {high:g}; they must be numbers from 0 up')
+        raise ValueError(f'{_name(photo)}: its pixels go from {low:g} to {high:g}; they must be numbers from 0 up')
     bits, sbit = _read_tag(photo, 258), photo.info.get('sBIT')
     if photo.format == 'PPM': return 65535.                                    # Pillow has scaled it
     stated = [_read_tag(photo, 341, 281), 2**bits - 1 if bits in (10, 12, 14) else None, 2**sbit - 1 if sbit else None]
@@ -108,7 +112,8 @@ def find_white(
     if photo.mode == 'F' and high <= 1.5: return 1.
     white = next((2**n - 1 for n in BITS if high <= 2**n - 1), None)
     if white is None or photo.mode == 'F' and high < white/8:
-        raise ValueError(f'its pixels go from {low:g} to {high:g}, and the file does not say which value is white; save it with 8 bits')
+        raise ValueError(f'{_name(photo)}: its pixels go from {low:g} to {high:g}, and the file does not say which value is white; '
+                         'save it with 8 bits')
     return float(white)
 
 def _flatten(photo):
@@ -124,7 +129,7 @@ def _check_colours(photo):
     "Refuse a picture with 16 bits a colour that is nearly black: it may have 10 or 12, of which Pillow keeps the upper 8 of 16."
     bands = photo.getextrema()[:1 if photo.mode == 'LA' else 3]
     if 0 < max(high for _, high in bands) < 64:
-        raise ValueError('it has 16 bits a colour and uses less than a quarter of their range, '
+        raise ValueError(f'{_name(photo)}: it has 16 bits a colour and uses less than a quarter of their range, '
                          'and the file does not say which value is white; save it with 8 bits')
 
 def to_rgb(
@@ -188,7 +193,7 @@ def read_pixels(
 )->np.ndarray: # (height, width, 3), uint8, RGB, upright
     "Read the pixels of a picture, those of a plain JPEG the short way."
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
-    with open_image(BytesIO(data)) as photo: # reads no more than the header
+    with open_image(BytesIO(data), 'the picture' if data is file else file) as photo: # reads no more than the header
         plain = (photo.format, photo.mode) == ('JPEG', 'RGB') and not {'exif', 'xmp'} & set(photo.info) and data.endswith(b'\xff\xd9')
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | DRAFTS[pick_draft(*photo.size, least)]
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if plain else None
@@ -260,8 +265,8 @@ def fit_size(
             scale = (frame[0]/recorded[0], frame[1]/recorded[1])
             detail = f'recorded as {recorded}, is {upright}; boxes scaled by {scale[0]:.4g}' + ' and turned'*(turn > 1)
             return Fit(*upright, turn, scale, 'wrong recorded size', 'repaired', detail)
-    return Fit(*upright, 1, (1., 1.), 'wrong recorded size', 'refused',
-               f'recorded as {recorded}, is {upright}: another shape')
+    why = 'width and height are swapped, or the photo was turned' if has_shape(recorded[::-1], upright) else 'another shape'
+    return Fit(*upright, 1, (1., 1.), 'wrong recorded size', 'refused', f'recorded as {recorded}, is {upright}: {why}')
 
 def explain_upright(
     orientation:int, # EXIF orientation

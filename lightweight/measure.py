@@ -26,8 +26,9 @@ import lightweight.formats as exported
 from .int8 import make_int8_formats
 from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, read_pictures, time_paths, time_settings, time_variants
 from .predict import open_model
-from .records import make_record, write_record
-from .settings import Settings, SettingsError, find_root, settings_main, suggest
+from .files import check_folder, claim_folder
+from .records import check_record_place, make_record, write_record
+from .settings import ReadPath, Settings, SettingsError, WritePath, find_root, resolve_path, settings_main, suggest
 from .store import load_images
 from .training import load_checkpoint
 from .zoo import build_network, normalization
@@ -35,9 +36,9 @@ from .zoo import build_network, normalization
 # %% ../nbs/measure.ipynb #c006
 class MeasureSettings(Settings):
     "Time networks as eager PyTorch and as exported files, and predict beside the bare runtime."
-    crops:str = Field('outputs/sample/crops', description='folder that the crop stage filled; its valid crops are the pictures')
-    out:str = Field('outputs/sample/measure', description='folder of the files and the record')
-    record:str = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
+    crops:ReadPath = Field('outputs/sample/crops', description='folder that the crop stage filled; its valid crops are the pictures')
+    out:WritePath = Field('outputs/sample/measure', description='folder of the files and the record')
+    record:WritePath = Field('', description="a second place for the record, such as results/NAME.json; '' = none")
     networks:list[str] = Field(['timm:lcnet_035'], min_length=1, description='networks to time, by name or as folders of training runs; with pretrained features or without takes the same time')
     published:str = Field('tiny', description='network of the path that the others are compared to')
     formats:list[Literal['onnx','openvino','torchscript','executorch','onnx-int8','openvino-int8']] = Field(['onnx', 'openvino'], min_length=1, description='files to make')
@@ -54,7 +55,7 @@ def find_folder(
     name:str, # of a network
 )->Path: # of its files
     "Say where the files of a network are."
-    return out/re.sub('[:/]', '-', name)
+    return out/(re.sub('[:/]', '-', name).strip('.') or 'network')
 
 def build_or_load(
     name:str, # of a network, or the folder of a training run or of a rung
@@ -63,7 +64,7 @@ def build_or_load(
     root:Path, # the repository
 )->tuple: # network, in evaluation mode; how it is shown pictures: mean, std, img_size (px), resize, a run's own
     "Build a network by its name, or take that of a run."
-    checkpoint = root/name/'model.safetensors'
+    checkpoint = resolve_path(name, root)/'model.safetensors'
     if checkpoint.is_file():
         network, info = load_checkpoint(checkpoint)
         return network.eval(), {k: info[k] for k in ('mean', 'std', 'img_size', 'resize')}
@@ -116,6 +117,7 @@ def time_predict(
     start = perf_counter()
     for image in images: model(image[None])
     bare = len(paths)/(perf_counter() - start)
+    (out/'answers.csv').unlink(missing_ok=True)
     start = perf_counter()
     command = [sys.executable, '-c', 'from lightweight.predict import main; main()', file, *paths, '--threads', s.n_threads, '--out', out/'answers.csv']
     subprocess.run([str(c) for c in command], check=True)
@@ -149,10 +151,17 @@ def measure(
     root:Path=None, # the repository; default: found from the working folder
 )->MeasureResult:
     "Export networks, time them in turns, leave a record."
-    started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    store, out = root/s.crops, root/s.out
+    root = root or find_root()
     for name in s.img_sizes:
         if name not in (known := [*s.networks, s.published]): raise SettingsError(f'img_sizes: {name!r} is not in networks{suggest(name, known)}')
+    if s.record: check_record_place(root/s.record, 'measure')
+    runs = {name: path for name in s.networks if (path := resolve_path(name, root)).is_dir()}
+    places = dict(out=root/s.out, stage='measure', files=('record.json', 'answers.csv', '*/model*'), reads=s.list_reads(root) | runs, root=root)
+    check_folder(**places)
+    with claim_folder(**places): return _measure(s, root)
+
+def _measure(s, root): # all checked, and the folder claimed
+    started, clock, store, out = datetime.now(), perf_counter(), resolve_path(s.crops, root), root/s.out
     files, eager, sizes = export_networks(s, store, out, root)
     paths = [store/crop for crop in read_manifest(store, 'valid').crop]
     pictures = read_pictures(paths)

@@ -6,7 +6,7 @@
 __all__ = ['ORIENTATIONS', 'ALIKE', 'SPLITS', 'SPLIT_COLUMNS', 'FOLD_COLUMNS', 'measure_leak', 'hash_photo', 'hash_turned',
            'find_close_pairs', 'find_sources', 'pair_copies', 'group_pairs', 'hash_photos', 'group_photos',
            'parse_grouping', 'find_groups', 'make_splits', 'count_splits', 'check_splits', 'make_folds', 'fold_splits',
-           'save_splits', 'hash_splits', 'read_splits', 'save_folds', 'read_folds']
+           'read_split_rows', 'save_splits', 'hash_splits', 'read_splits', 'save_folds', 'read_folds']
 
 # %% ../nbs/03_splits.ipynb #c003
 import hashlib
@@ -304,6 +304,14 @@ def _assign_piles(
     absent = (boxes == 0).sum(2) @ [2, 1, 1]    # what was never shown is never learnt
     return tries[np.argmin(error + 1000*absent)]
 
+def _explain_few(objects, n):
+    "Say why the objects cannot be dealt into n piles."
+    photos, groups, most = objects.photo_id.nunique(), objects.group.nunique(), objects.label.value_counts().max()
+    if groups >= n: return f"{most} box(es) of the commonest class are too few for train, valid and test; {n} are needed: add photos"
+    if groups == photos: return f"{photos} photo(s) with boxes are too few for train, valid and test; {n} are needed: add photos"
+    return (f"{photos} photos make only {groups} group(s) that must stay together, and train, valid and test need {n}: "
+            "say what belongs together in another way (group_by), or add photos")
+
 def make_splits(
     objects:pd.DataFrame, # one row per box, with photo_id, annotation_id, label and group
     valid:float=.15, # share of the boxes for valid, > 0
@@ -316,7 +324,7 @@ def make_splits(
     _need_columns(objects, label='apply_class_map', group='group_photos')
     k = min(20, objects.group.nunique(), objects.label.value_counts().max())
     n_valid, n_test = (max(1, round(share*k)) for share in (valid, test))
-    if k < n_valid + n_test + 1: raise ValueError(f"{k} groups of photos are too few for train, valid and test")
+    if k < n_valid + n_test + 1: raise ValueError(_explain_few(objects, n_valid + n_test + 1))
     pile = _deal(objects, k, seed)
     counts = pd.crosstab(pile, objects.label.to_numpy()).to_numpy()
     roles = _assign_piles(counts, (k - n_valid - n_test, n_valid, n_test), seed)
@@ -390,8 +398,11 @@ def fold_splits(
 SPLIT_COLUMNS = ('file_name', 'photo_id', 'group', 'split')
 FOLD_COLUMNS = ('file_name', 'photo_id', 'group', 'fold')
 
-def _read_table(path, columns):
-    "Read a file of splits or folds: names are text, splits words, the rest whole numbers; one row per photo."
+def read_split_rows(
+    path:str|Path, # CSV file from `save_splits` or `save_folds`
+    columns:Sequence[str]=SPLIT_COLUMNS, # that it must have
+)->pd.DataFrame: # one row per photo
+    "Read a file of splits or folds and check every row."
     rows, seen = read_rows(path, columns), {}
     for line, row in rows:
         for i, column in enumerate(columns):
@@ -434,7 +445,7 @@ def read_splits(
     subset:bool=False, # accept that the objects lack photos which the file knows
 )->pd.DataFrame: # the objects with the file's group and split
     "Give objects the splits that were saved."
-    saved = _read_table(path, SPLIT_COLUMNS)
+    saved = read_split_rows(path, SPLIT_COLUMNS)
     pairs = pd.MultiIndex.from_frame(objects[['file_name', 'photo_id']])
     saved = saved.set_index(['file_name', 'photo_id'])
     if new := sorted(set(pairs) - set(saved.index)):
@@ -461,7 +472,7 @@ def _read_fold_rows(
     path:str|Path, # CSV file from `save_folds`
 )->pd.DataFrame: # one row per photo
     "Read a fold file and check its shape."
-    saved = _read_table(path, FOLD_COLUMNS)
+    saved = read_split_rows(path, FOLD_COLUMNS)
     if len(twice := saved.photo_id[saved.photo_id.duplicated()]):
         raise ValueError(f"{path}: the photo id {twice.iloc[0]} has two rows")
     if (found := sorted(saved.fold.unique())) != list(range(len(found))) or len(found) < 3:

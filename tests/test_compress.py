@@ -12,8 +12,7 @@ from test_stages import SETTLED, wait_until
 
 from lightweight.records import read_record
 
-STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=4, **SETTLED))), dict(train=dict(epochs=4, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
-KEPT = ["00-start", "01-channels"]
+STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=8, **SETTLED))), dict(train=dict(epochs=8, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
 
 
 @pytest.fixture
@@ -27,9 +26,21 @@ def crops(tmp_path):
 
 
 def start(crops, out):
-    options = dict(steps=json.dumps(STEPS), out=out, crops=crops, min_f1_drop=1)
+    options = dict(steps=json.dumps(STEPS), out=out, crops=crops, max_latency_ms=1e9)  # everything is fast enough: what is kept depends on F1 alone
     return subprocess.Popen([BIN/"lightweight-compress", *(w for k, v in options.items() for w in (f"--{k}", str(v)))], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_nothing_foreign_is_touched(crops, tmp_path):
+    "A file in a rung's folder, a folder that is read, and a second ladder in the same folder are refused before any work."
+    notes = tmp_path/"mine/00-start/notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    for out, said in ((tmp_path/"mine", "00-start/notes.txt is there"), (crops/"ladder", "this lies in crops"), (ROOT/"outputs/sample/train", "this is run")):
+        run = start(crops, out)
+        text = run.communicate()[0]
+        assert run.returncode == 2 and said in text, text
+    assert notes.read_text() == "mine" and [p.name for p in (tmp_path/"mine").rglob("*") if p.is_file()] == ["notes.txt"] and not (crops/"ladder").exists()
 
 
 def digests(out): return {p.parent.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("0*/model.safetensors")}
@@ -44,10 +55,10 @@ def test_killed_ladder_ends_like_an_unbroken_one(crops, tmp_path):
     said = run.communicate()[0]
     assert run.returncode == 0, said
     whole, table = digests(out), pd.read_csv(out/"ladder.csv")
-    assert len(whole) == 4 and set(KEPT) <= set(table.rung[table.kept]), table
+    assert len(whole) == 4 and table.rung.tolist() == sorted(whole), table
     shutil.rmtree(out)
 
-    moments = [lambda: 2 <= n_epochs(out/"01-channels") < 4, lambda: 2 <= n_epochs(out/"02-train") < 4]
+    moments = [lambda: 2 <= n_epochs(out/"01-channels") < 8, lambda: 2 <= n_epochs(out/"02-train") < 8]
     for moment in moments:
         run = start(crops, out)
         assert wait_until(run, moment), run.stdout.read()
@@ -59,5 +70,6 @@ def test_killed_ladder_ends_like_an_unbroken_one(crops, tmp_path):
     assert run.returncode == 0 and "going on after step" in said and "01-channels …" not in said, said
     assert digests(out) == whole, "every rung has the weights of the unbroken ladder, to the bit"
     assert read_record(out/"01-channels/record.json") == first, "a rung that was finished is not touched again"
-    assert set(KEPT) <= set((again := pd.read_csv(out/"ladder.csv")).rung[again.kept]) and (again.n == table.n).all()
+    again = pd.read_csv(out/"ladder.csv")
+    assert again.macro_f1.equals(table.macro_f1) and again.kept[:3].equals(table.kept[:3]) and (again.n == table.n).all()
     assert read_record(out/"record.json")["metrics"]["path"][0]["time"] == 1

@@ -25,15 +25,15 @@ def test_stage_notebook(path, request):
     run_notebook(path, request)
 
 
-def start(out, crops=OPTIONS["crops"], **kwargs):
-    options = [w for k, v in (OPTIONS | dict(crops=crops)).items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+def start(out, preexec_fn=None, **changed):
+    options = [w for k, v in (OPTIONS | changed).items() for w in (f"--{k}", str(v))]
+    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=preexec_fn)
 
 
 def digest(out): return hashlib.sha256((out/"model.safetensors").read_bytes()).hexdigest()
 
 
-def wait_until(run, moment, seconds=120):
+def wait_until(run, moment, seconds=1200):
     "Wait for a moment in the life of a run; False when the run was over before it came."
     end = time.time() + seconds
     while not moment():
@@ -46,18 +46,20 @@ def wait_until(run, moment, seconds=120):
 def n_epochs(out): return len((out/"history.csv").read_text().split()) - 1 if (out/"history.csv").exists() else 0
 
 
+def list_states(out): return {p.name: p.stat().st_mtime_ns for p in out.glob("resume-*.state")}
+
+
+def list_temporaries(out): return {p.name for p in out.glob(".[!.]*.part")}
+
+
 def moments(out, rng):
-    "At a random step, while a state is being written, between two epochs."
-    done, saved = n_epochs(out), {p.name: p.stat().st_mtime_ns for p in out.glob("resume-*.state")}
-    later = rng.uniform(0, 0.4)
+    "After a random number of states, while one is being written (a temporary that was not there before), between two epochs."
+    done, seen, old, wanted = n_epochs(out), [list_states(out)], list_temporaries(out), rng.randint(1, 4)
 
-    def moved(): return {p.name: p.stat().st_mtime_ns for p in out.glob("resume-*.state")} != saved
-
-    def random_step():
-        if not moved(): return False
-        time.sleep(later)
-        return True
-    return [random_step, lambda: moved() and any(out.glob(".resume-*")), lambda: n_epochs(out) > done]
+    def count_states():
+        if list_states(out) != seen[-1]: seen.append(list_states(out))
+        return len(seen) - 1
+    return [lambda: count_states() >= wanted, lambda: count_states() and list_temporaries(out) - old, lambda: n_epochs(out) > done]
 
 
 def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
@@ -80,7 +82,50 @@ def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
         break
     assert "going on after step" in run.stdout.read()
     assert digest(broken) == digest(whole)
-    assert not list(broken.glob("resume-*.state")), "a finished run leaves no state behind"
+    assert not list(broken.glob("*resume-*")) and not list_temporaries(broken), "a finished run leaves no state behind, nor half of one"
+
+
+def test_what_a_killed_write_left_is_removed_at_the_next_start(tmp_path):
+    "Killed while a file is being written; if the kill was too late, again."
+    out, left = tmp_path/"run", set()
+    while not left:
+        run = start(out)
+        if not wait_until(run, lambda: list_temporaries(out)): continue      # the run was over too soon
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        left = list_temporaries(out)
+    run = start(out)
+    said = run.communicate()[0]
+    assert run.returncode == 0 and not list_temporaries(out), said
+    assert said.splitlines()[-1].startswith("valid macro-F1 ") and "model.safetensors" in said.splitlines()[-1]
+
+
+def test_no_class_may_lose_all_its_crops(tmp_path):
+    out = tmp_path/"run"
+    run = start(out, train_min_side=100_000)
+    said = run.communicate()[0]
+    assert run.returncode == 2 and "train_min_side = 100000" in said and "Traceback" not in said, said
+    assert not out.exists()
+
+
+def test_disk_that_is_full_at_once(tmp_path):
+    "Not even the first checkpoint can be written: the sentence promises no file."
+    out = tmp_path/"run"
+    full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)), checkpoint_every=0)
+    said = full.communicate()[0]
+    assert full.returncode == 2 and "File too large" in said and "No epoch has been kept" in said and "to begin anew" in said, said
+    assert not (out/"model.safetensors").exists()
+    run = start(out)
+    assert run.wait() == 0, run.stdout.read()
+
+
+def test_a_log_has_a_line_an_epoch_and_few_between(tmp_path):
+    began = time.monotonic()
+    run = start(tmp_path/"run")
+    lines = run.communicate()[0].splitlines()
+    epochs = [line for line in lines if line.startswith("epoch") and " steps, " not in line]
+    assert run.returncode == 0 and len(epochs) == OPTIONS["epochs"] + OPTIONS["freeze_epochs"], lines
+    assert sum(" steps, " in line for line in lines) <= 1 + (time.monotonic() - began)/5 and not any("\r" in line or "\x1b" in line for line in lines)
 
 
 def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
@@ -106,7 +151,7 @@ def test_full_disk_leaves_what_was_good(tmp_path):
     full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     said = full.communicate()[0]
     assert full.returncode == 2 and "File too large" in said and "to go on" in said, said
-    assert digest(out) == kept and not list(out.glob(".*")), "the good checkpoint is whole and nothing half-written is left"
+    assert digest(out) == kept and not list_temporaries(out), "the good checkpoint is whole and nothing half-written is left"
     run = start(out)
     assert run.wait() == 0 and "going on after step" in run.stdout.read()
 
@@ -116,13 +161,13 @@ def test_vanished_crop_is_harmless_or_named(tmp_path):
     crops, out = tmp_path/"crops", tmp_path/"run"
     shutil.copytree(ROOT/"outputs/sample/crops", crops)
     lost = next(crops.glob("train/*/*.jpg"))
-    run = start(out, crops)
+    run = start(out, crops=crops)
     assert wait_until(run, lambda: n_epochs(out) >= 1)
     lost.unlink()
     assert run.wait() == 0, run.stdout.read()
     kept = digest(out)
     for decoded in crops.glob("decoded-*"): decoded.unlink()
-    again = start(out, crops)
+    again = start(out, crops=crops)
     said = again.communicate()[0]
     assert again.returncode == 2 and lost.name in said and "cut the crops again" in said, said
     assert digest(out) == kept

@@ -43,7 +43,7 @@ def start(root, *options, **env):
     return subprocess.Popen([*SWEEP, *options], cwd=root, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_until(moment, seconds=120):
+def wait_until(moment, seconds=900):
     end = time.time() + seconds
     while not moment():
         assert time.time() < end, "the moment never came"
@@ -104,7 +104,7 @@ def test_dead_runs_of_a_killed_sweep_are_run_again(gated):
     family = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     for process in family: process.kill()
-    psutil.wait_procs(family, timeout=10)
+    psutil.wait_procs(family, timeout=60)
     assert (gated/"swept/n-1/running.ipynb").exists()
     (gated/"gate").touch()
     again = start(gated, "-f", "sweep.yaml")
