@@ -12,12 +12,10 @@ __all__ = ['BATCH', 'LIMITS', 'FORMATS', 'TABLE', 'COLUMNS', 'find_pairs', 'Scal
 # %% ../nbs/40_formats.ipynb #c003
 import copy
 import json
-import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +33,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .complexity import count_parameters
 from .metrics import macro_f1
-from .predict import KEY, VERSION, open_model
+from .predict import KEY, VERSION, hush, open_model
 from .files import MARKER, hold_lock, read_maker, write_atomically
 from .settings import suggest
 
@@ -188,22 +186,13 @@ def export_torchscript(
     torch.jit.save(script, str(path), _extra_files={KEY: json.dumps(info)})
     return Path(path)
 
-@contextmanager
-def _hush(name):
-    "Let a logger say nothing but errors: importing ExecuTorch warns about what only its authors can change."
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try: yield
-    finally: logger.setLevel(before)
-
 def export_executorch(
     network:Deployable, # in evaluation mode
     info:dict, # metadata
     path:str|Path, # a .pte file; the metadata go into a .pte.json beside it
 )->Path: # the path
     "Write a network for ExecuTorch with XNNPACK, one image at a time."
-    with _hush('torch.utils._pytree'):
+    with hush('torch.utils._pytree'):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     program = torch.export.export(network, make_example(info, 1))
