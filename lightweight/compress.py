@@ -588,7 +588,7 @@ class CompressResult(NamedTuple):
     out:Path # folder of the ladder
 
 _files = ('ladder.csv', 'ladder.png', 'record.json', *(f'[0-9][0-9]-*/{name}' for name in
-          ('record.json', 'model.safetensors', 'start.safetensors', 'network.yaml', 'export/*', 'train/*', 'train.previous/*', 'between-*/*'))) # what is in OUT
+          ('record.json', 'model.*', 'start.*', 'network.yaml', 'export/*', 'train/*', 'train.previous/*', 'between-*/*'))) # what is in OUT
 
 def list_places(
     s:CompressSettings, # the settings
