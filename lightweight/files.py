@@ -177,11 +177,11 @@ def name_previous(
 # %% ../nbs/50_files.ipynb #c019
 def _release(out, made):
     "Remove marker and lock of a claim that came to nothing, and the folders that were made for it."
-    if all(_is_lock(name) for name in list_files(out)) and made:
-        for name in (MARKER, LOCK): (out/name).unlink(missing_ok=True)
-        for folder in made:
-            try: folder.rmdir()
-            except OSError: break
+    if not all(_is_lock(name) for name in list_files(out)): return
+    for name in (MARKER, LOCK): (out/name).unlink(missing_ok=True)
+    for folder in made:
+        try: folder.rmdir()
+        except OSError: break
 
 @contextmanager
 def claim_folder(
@@ -200,17 +200,19 @@ def claim_folder(
     check_folder(out, stage, files, reads, root, field, within, previous)
     made = [p for p in (out, *out.parents) if not p.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out/LOCK, blocking=not alone)
-    try:
-        with lock if alone else nullcontext():
-            check_own(out, stage, files, field)
-            if alone:
-                for name in list_files(out):
-                    if _is_temporary(name, files): (out/name).unlink(missing_ok=True)
-            if read_maker(out) != stage: write_atomically(out/MARKER, f'{stage}\n')
-            yield out
+    lock = FileLock(out/LOCK, blocking=not alone) if alone else nullcontext()
+    try: lock.__enter__()
     except Timeout: raise FileExistsError(f'{field} = {out}: another {stage} is running there; wait until it ends, or choose another folder') from None
-    finally: _release(out, made)
+    try:
+        check_own(out, stage, files, field)
+        if alone:
+            for name in list_files(out):
+                if _is_temporary(name, files): (out/name).unlink(missing_ok=True)
+        if read_maker(out) != stage: write_atomically(out/MARKER, f'{stage}\n')
+        yield out
+    finally:
+        if alone: _release(out, made)
+        lock.__exit__(None, None, None)
 
 def keep_previous(
     out:str|Path, # a claimed folder
