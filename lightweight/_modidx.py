@@ -633,6 +633,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lightweight.genotype.write_genotype': ('genotype.html#write_genotype', 'lightweight/genotype.py')},
             'lightweight.image': { 'lightweight.image.Fit': ('image.html#fit', 'lightweight/image.py'),
                                    'lightweight.image._check_colours': ('image.html#_check_colours', 'lightweight/image.py'),
+                                   'lightweight.image._copy_pixels': ('image.html#_copy_pixels', 'lightweight/image.py'),
                                    'lightweight.image._crop': ('image.html#_crop', 'lightweight/image.py'),
                                    'lightweight.image._cut_blocks': ('image.html#_cut_blocks', 'lightweight/image.py'),
                                    'lightweight.image._flatten': ('image.html#_flatten', 'lightweight/image.py'),

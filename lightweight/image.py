@@ -187,6 +187,13 @@ def draft_pixels(
     whole = cv2.copyMakeBorder(pixels, 0, -height % n, 0, -width % n, cv2.BORDER_REPLICATE)
     return cv2.resize(whole, (whole.shape[1]//n, whole.shape[0]//n), interpolation=cv2.INTER_AREA)
 
+def _copy_pixels(photo):
+    "The pixels of an RGB picture; those of a large one piece by piece, because Pillow would hold two more copies."
+    if photo.width*photo.height <= 4_000_000: return np.asarray(photo)
+    pixels = np.empty((photo.height, photo.width, 3), np.uint8)
+    for top, block in _cut_blocks(photo): pixels[top:top + len(block)] = block
+    return pixels
+
 def read_pixels(
     file:str|Path|bytes, # a picture in any format Pillow reads, or its content
     least:int=0, # it may come smaller, as a draft with so many pixels a side at least; 0 = as it is
@@ -200,8 +207,10 @@ def read_pixels(
         if pixels is not None: return pixels
         size = photo.size
         if least: photo.draft(None, (least, least)) # does nothing to what is no JPEG
-        pixels = np.asarray(to_upright(photo))
-        return pixels if photo.size != size else draft_pixels(pixels, least)
+        upright, drafted = to_upright(photo), photo.size != size
+    del data, photo                                         # a large file is not held while its pixels are copied
+    pixels = _copy_pixels(upright)
+    return pixels if drafted else draft_pixels(pixels, least)
 
 # %% ../nbs/08_image.ipynb #c016
 def turn_point(
