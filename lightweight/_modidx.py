@@ -237,7 +237,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'lightweight/crop.py'),
                                   'lightweight.crop._explain_nothing': ('crop.html#_explain_nothing', 'lightweight/crop.py'),
                                   'lightweight.crop._list_counts': ('crop.html#_list_counts', 'lightweight/crop.py'),
-                                  'lightweight.crop._to_id': ('crop.html#_to_id', 'lightweight/crop.py'),
                                   'lightweight.crop.crop': ('crop.html#crop', 'lightweight/crop.py'),
                                   'lightweight.crop.find_annotations': ('crop.html#find_annotations', 'lightweight/crop.py'),
                                   'lightweight.crop.find_class_map': ('crop.html#find_class_map', 'lightweight/crop.py'),

@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from .class_map import apply_class_map, count_left_out, read_class_map
-from .coco import CocoData, load_coco, read_coco
+from .coco import CocoData, load_coco, read_coco, read_whole, summarise_findings
 from .crops import STORE_FILES as _STORE_FILES, cut_crops, hold_store, read_crops_info, select_large
 from .files import check_folder
 from .records import make_record, write_record
@@ -80,17 +80,13 @@ def find_photos(
     if s.photos and not folder.is_dir(): raise FileNotFoundError(f'photos = {s.photos}: there is no folder {folder}')
     return folder
 
-def _to_id(value):
-    try: return int(value) if float(value) == int(value) else None
-    except (TypeError, ValueError, OverflowError): return None
-
 def read_entries(
     annotations:Path, # COCO file
 )->dict[int, dict]: # photo_id → its entry of `images`
     "Read what the annotation file says about each photo."
     entries = {}
     for entry in load_coco(annotations)['images']:
-        if isinstance(entry, dict) and (key := _to_id(entry.get('id'))) is not None: entries.setdefault(key, entry)
+        if isinstance(entry, dict) and (key := read_whole(entry.get('id'))) is not None: entries.setdefault(key, entry)
     return entries
 
 def _explain_nothing(coco, annotations):
@@ -98,7 +94,9 @@ def _explain_nothing(coco, annotations):
     refused = coco.findings[coco.findings.action == 'refused']
     if not len(refused): return f'annotations = {annotations}: the file has no annotations, so there is nothing to cut'
     counts = ', '.join(f'{n} × {kind}' for kind, n in refused.kind.value_counts().items())
-    return (f'annotations = {annotations}: no annotation can be used. Refused: {counts}; for instance {refused.detail.iloc[0]}. '
+    suspect = coco.findings.detail[coco.findings.action == 'suspect']
+    return (' '.join(f'{text}.' for text in suspect) + ' '*bool(len(suspect)) +
+            f'annotations = {annotations}: no annotation can be used. Refused: {counts}; for instance {refused.detail.iloc[0]}. '
             f'lightweight-check {shlex.quote(str(annotations))} tells more')
 
 def label_objects(
@@ -211,10 +209,9 @@ def summarise_crops(
 )->str: # some lines of text
     "Say what became of the photos and boxes of an annotation file."
     lines = [f'{s.annotations}: {len(coco.photos):,} of {n_photos:,} photos and {len(coco.objects):,} of {n_boxes:,} boxes can be used']
-    for action in ('refused', 'repaired', 'kept'):
-        counts = coco.findings.kind[coco.findings.action == action].value_counts()
-        if len(counts): lines.append(f'{action if action != "kept" else "remarks"}: {_list_counts(counts)}')
-    if (coco.findings.action == 'refused').any(): lines.append(f'  lightweight-check {shlex.quote(s.annotations)} tells which')
+    lines += summarise_findings(coco).splitlines()[1:]
+    remarks = coco.findings.kind[coco.findings.action == 'kept'].value_counts()
+    if len(remarks): lines.append(f'kept with a remark: {_list_counts(remarks)}')
     if len(left_out): lines.append(f'left out by class_map: {_list_counts(left_out)}')
     small = objects.label.value_counts().sub(objects[objects[["w", "h"]].max(axis=1) >= s.min_side].label.value_counts(), fill_value=0).astype(int)
     if small.any(): lines.append(f'smaller than min_side = {s.min_side}: {_list_counts(small[small > 0].sort_index())}')

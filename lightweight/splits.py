@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from .class_map import format_csv, read_rows
 from .console import track
 from .files import write_atomically
-from .image import open_photo
+from .image import is_deep, open_image, to_upright
 from .records import hash_file
 from .settings import suggest
 
@@ -48,10 +48,9 @@ def measure_leak(
 def _shrink_photo(path, side):
     "A photo as a small grey square, upright."
     try:
-        with Image.open(path) as photo:
+        with open_image(path) as photo:
             photo.draft('L', (8*side, 8*side))
-            deep = photo.mode[0] in 'IF'       # more than 8 bits a pixel: scaled as on the page about images
-            upright = open_photo(path) if deep else ImageOps.exif_transpose(photo)
+            upright = to_upright(photo) if is_deep(photo) else ImageOps.exif_transpose(photo)
             return upright.convert('L').resize((side, side), Image.Resampling.LANCZOS)
     except (OSError, SyntaxError, ValueError) as e: raise OSError(f"cannot read photo {path}: {e}") from e
 
@@ -204,7 +203,7 @@ def _read_time(entry, path):
     "When a photo was taken, in seconds; None if nothing tells."
     value = entry.get('date_captured')
     if not value:
-        with Image.open(path) as photo: exif = photo.getexif()
+        with open_image(path) as photo: exif = photo.getexif()
         value = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
         value = re.sub(r'^(\d{4}):(\d\d):', r'\1-\2-', str(value)) if value else None
     if isinstance(value, (int, float)): return float(value)
