@@ -18,7 +18,8 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from .class_map import apply_class_map, count_left_out, read_class_map
-from .coco import CocoData, load_coco, read_coco, read_whole, summarise_findings
+from .annotation import read_whole
+from .coco import CocoData, load_coco, read_coco, summarise_findings
 from .crops import STORE_FILES as _STORE_FILES, cut_crops, hold_store, read_crops_info, select_large
 from .files import check_folder
 from .records import make_record, write_record

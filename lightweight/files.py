@@ -91,7 +91,7 @@ def _is_temporary(name, files):
     "Whether this is a file of `write_atomically` that a killed process left."
     head, _, last = name.rpartition('/')
     found = _temporary.fullmatch(last)
-    return bool(found) and _matches('/'.join(filter(None, (head, found[1]))), files)
+    return bool(found) and _matches('/'.join(filter(None, (head, found[1]))), (MARKER, *files))
 
 def _is_lock(name): return bool(re.fullmatch(r'(.*/)?\.(made-by|moving|lock|.+\.lock)', name))
 
@@ -163,8 +163,8 @@ def check_folder(
     previous:bool=False, # an earlier run will move to OUT.previous, so that is checked, too
 ):
     "Check that a stage may fill a folder, without changing anything."
-    for place in (out, name_previous(out)) if previous else (out,):
-        check_place(place, reads, root, field, within)
+    for name in (Path, name_previous) if previous else (Path,):
+        check_place(place := name(out), reads, root, field, within)
         check_own(place, stage, files, field)
 
 def name_previous(

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
+from .annotation import derive_box, read_numbers
 from .image import Method, cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, resolve_photo, settle_box, to_upright
 
 # %% ../nbs/45_predict.ipynb #c008
@@ -472,6 +473,8 @@ def load_boxes(
     for field in ('images', 'annotations'):
         if not isinstance(document, dict) or not isinstance(document.get(field), list):
             raise ValueError(f'{path} has no list {field!r}: it must be a COCO file, with images and annotations')
+    document, _ = read_numbers(document)
+    document['annotations'] = [derive_box(a) or a for a in document['annotations']]
     boxes = [box for a in document['annotations'] if isinstance(a, dict) and (box := read_box(a.get('bbox')))]
     if boxes and all(max(box) <= 1 for box in boxes) and any(v % 1 for box in boxes for v in box):
         raise ValueError(f'{path}: all {len(boxes)} boxes lie between 0 and 1, so they are probably shares of the photo; they must be in pixels')

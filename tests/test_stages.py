@@ -49,7 +49,7 @@ def n_epochs(out): return len((out/"history.csv").read_text().split()) - 1 if (o
 def list_states(out): return {p.name: p.stat().st_mtime_ns for p in out.glob("resume-*.state")}
 
 
-def list_temporaries(out): return {p.name for p in out.glob(".[!.]*.part")}
+def list_temporaries(out): return {p.name for p in out.glob(".*.part")}
 
 
 def moments(out, rng):
