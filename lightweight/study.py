@@ -564,7 +564,7 @@ def spread_plans(
     n:int, # how many
 )->list[int]: # plans, from poor to good
     "Choose trials that are spread evenly over the order of their F1."
-    plans = trained.sort_values(['macro_f1', 'plan']).plan.astype(int).tolist() if n else []
+    plans = trained.sort_values(['macro_f1', 'plan']).plan.astype(int).tolist() if n and len(trained) else []
     return [plans[i] for i in sorted(set(np.linspace(0, len(plans) - 1, min(n, len(plans))).round().astype(int).tolist()))]
 
 # %% ../nbs/34_study.ipynb #c055

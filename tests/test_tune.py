@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import urllib.request
 import warnings
 from collections import Counter
@@ -244,6 +245,7 @@ def test_what_is_over_budget_is_never_trained(tmp_path):
 
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
     "Foreign files, folders that are read, and addresses of storages; no password is repeated."
+    from lightweight.tune import TuneSettings, tune
     notes, crops = tmp_path/"mine/trials/0000/notes.txt", ROOT/"outputs/sample/crops"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
@@ -252,10 +254,16 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
              (dict(record=notes), "record = "), (dict(storage=f"sqlite:///{notes}"), "storage = "), (dict(storage="redis://ann:hunter2@h"), "storage: unknown kind"),
              (dict(storage="postgresql://ann:x@hunter2@h/waste"), "storage: this postgresql address cannot be read"),
              (dict(storage=secret), "storage = postgresql://ann:***@localhost:1/waste: cannot be opened")]
-    workers = [(start(options.pop("out", tmp_path/"new"), **options), expected) for options, expected in cases]
-    for worker, expected in workers:
-        said = worker.communicate(timeout=1200)[0]
-        assert worker.returncode == 2 and expected in said and "hunter2" not in said and "Traceback" not in said, said
+    base = dict(variant="torchscript", baseline="tiny", baseline_size=64, out=str(tmp_path/"new"))
+    for options, expected in cases:
+        options = {k: str(v) for k, v in options.items()}
+        with pytest.raises((ValueError, OSError)) as refused: tune(TuneSettings.check(base | options), ROOT)
+        shown = "".join(traceback.format_exception(refused.value))
+        assert expected in str(refused.value) and "hunter2" not in shown, shown
+        assert not (tmp_path/"new").exists()
+    worker = start(tmp_path/"new", storage=secret)
+    said = worker.communicate(timeout=1200)[0]
+    assert worker.returncode == 2 and expected in said and "hunter2" not in said and "Traceback" not in said, said
     assert notes.read_text() == "mine" and [p for p in (tmp_path/"mine").rglob("*") if p.is_file()] == [notes] and not (crops/"tune").exists()
 
 
