@@ -20,6 +20,7 @@ from pydantic import Field
 from .crops import read_crops_info, read_manifest
 from .files import claim_folder
 from .formats import Limits, check_export, export_formats, list_own_files, make_deployable, make_metadata, read_table, to_pixels
+from .metrics import tabulate_probabilities
 from .records import check_record_place, hash_file, make_record, write_record
 from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from .store import load_images
@@ -75,7 +76,7 @@ def make_check(
     images = load_images(rows.path.tolist(), info['img_size'], info['resize'])
     probs = predict_images(network, images, info['mean'], info['std'])
     check = partial(check_export, images=to_pixels(images), reference=probs, targets=rows.target.to_numpy())
-    return pd.concat([rows, pd.DataFrame(probs, columns=info['classes'])], axis=1), check
+    return pd.concat([rows, tabulate_probabilities(probs, info['classes'])], axis=1), check
 
 def set_limits(
     s:ExportSettings, # the four limits

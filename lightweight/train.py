@@ -32,7 +32,7 @@ from .distillation import Teach, TeachCached, check_teacher, load_teacher, open_
 from .files import check_folder, claim_folder, keep_previous
 from .distributed import join_world, main_first, run_folder, share, share_training
 from .losses import make_loss
-from .metrics import bootstrap_interval, compute_metrics
+from .metrics import bootstrap_interval, compute_metrics, tabulate_probabilities
 from .records import hash_data, hash_file, make_record, read_record, write_record
 from .resume import find_state
 from .settings import ReadPath, StageStopped, WritePath, find_root, resolve_path, settings_main
@@ -202,7 +202,7 @@ def predict_valid(
     network, info = load_checkpoint(run/'model.safetensors')
     rows = dls.manifest[dls.manifest.split == 'valid']
     probs = predict_images(network, dls.images[rows.index.tolist()], info['mean'], info['std'])
-    table = pd.DataFrame(probs, columns=info['classes'], index=rows.index)
+    table = tabulate_probabilities(probs, info['classes'], rows.index)
     return table.assign(path=[store/c for c in rows.crop], photo_id=rows.photo_id, pred=probs.argmax(1),
                         target=rows.label.map(info['classes'].index)).reset_index(drop=True)
 
