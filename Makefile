@@ -47,7 +47,7 @@ tune: .venv/installed
 # make dashboard STUDY=outputs/taco/tune/study.log, or the address of a database: look at a search while it runs.
 dashboard: .venv/installed
 	@test -n "$(STUDY)" || { echo "which study? make dashboard STUDY=outputs/taco/tune/study.log"; exit 2; }
-	$(BIN)/optuna-dashboard "$(STUDY)"
+	@$(BIN)/optuna-dashboard "$(STUDY)"
 
 # make race: all contestants on all folds of TACO, many hours; stopped, it goes on. make race QUICK=1: two of them on two folds, ten minutes.
 race: .venv/installed
