@@ -114,7 +114,7 @@ def _map_labels(
     if missing:
         also = f" (nor have {len(missing) - 1} others: {', '.join(map(repr, missing[1:6]))})" if missing[1:] else ''
         raise ValueError(f"category {missing[0]!r} has no row in {source}{also}{suggest(missing[0], class_map)}. "
-                         "Give it a label, or an empty label to leave it out.")
+                         "Give it a label, or an empty label to leave it out; class_map names the file.")
     return objects.category.map(_plain).map(class_map).astype('str')
 
 def apply_class_map(

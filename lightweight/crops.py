@@ -138,7 +138,7 @@ def cut_photos(
     pool, written, failed = ThreadPoolExecutor(n_workers), 0, []
     try:
         jobs = [pool.submit(cut_photo, rows, root, folder, **settings) for _, rows in plan.groupby('photo_id')]
-        for job in track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photo', show=progress):
+        for job in track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photos', show=progress):
             try: written += job.result()
             except PhotoError as e: failed.append(str(e))
     except OSError as e:

@@ -150,7 +150,7 @@ def hash_photos(
     "Hash many photos in all orientations, several at a time."
     with ThreadPoolExecutor(max(1, n_workers)) as pool:
         hashing = pool.map(lambda name: hash_turned(Path(root)/name, hash_size), photos.file_name)
-        hashes = list(track(hashing, total=len(photos), desc='comparing photos', unit='photo', show=progress))
+        hashes = list(track(hashing, total=len(photos), desc='comparing photos', unit='photos', show=progress))
     return np.array(hashes, bool).reshape(len(photos), len(ORIENTATIONS), hash_size**2)
 
 def group_photos(
