@@ -305,6 +305,7 @@ def cut_crops(
         write_atomically(building/'manifest.csv', format_csv(plan))
         write_atomically(building/MARKER, 'crop\n')                           # the folder is known as this stage's own
         write_atomically(building/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
+        check_replaceable(out)             # somebody may have put a file there meanwhile
         _replace_store(building, out)
         return read_manifest(out, SPLITS)
 

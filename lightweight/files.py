@@ -72,7 +72,7 @@ def append_line(
 
 # %% ../nbs/50_files.ipynb #c015
 MARKER, LOCK = '.made-by', '.lock'
-_temporary = re.compile(r'\.(.+)\.[0-9a-z_]{8}(\.part)?')
+_temporary = re.compile(r'\.(.+)\.[0-9a-f]{8}\.part') # as `write_atomically` names them
 _harmless = ('*.ipynb', '.ipynb_checkpoints', '.ipynb_checkpoints/*', '.DS_Store', '*/.DS_Store', 'Thumbs.db', 'desktop.ini')
 
 def list_files(
@@ -222,7 +222,9 @@ def keep_previous(
     "Move what an earlier run left to OUT.previous, in the place of what an earlier one left there."
     out, previous = Path(out), name_previous(out)
     moving, own = previous/'.moving', [name for name in list_files(out) if _matches(name, files)]
-    if not own: return previous
+    if not own:
+        moving.unlink(missing_ok=True)    # a killed process had moved everything
+        return previous
     if not moving.exists():               # else a killed process had begun to move
         check_own(previous, stage, files)
         for name in list_files(previous):

@@ -591,7 +591,7 @@ def make_parser()->argparse.ArgumentParser:
                         help='(default: what the name of --out ends in, else coco for a COCO file, csv for images)')
     parser.add_argument('--out', metavar='FILE', help='result file, written whole or not at all; replaces an earlier result, no other file (default: standard output)')
     parser.add_argument('--batch', type=int, default=1, help='images at a time (default: %(default)s, the quickest on a processor)')
-    parser.add_argument('--threads', type=int, default=1, help='threads that decode, and threads of the runtime (default: %(default)s)')
+    parser.add_argument('--threads', type=int, default=1, help='threads that decode, and threads of the runtime, 1 to 256 (default: %(default)s)')
     parser.add_argument('--precision', choices=('f32', 'bf16'), default='f32', help='what OpenVINO calculates in (default: %(default)s)')
     return parser
 
@@ -611,6 +611,7 @@ def parse_arguments(
     if args.format == 'coco' and not args.coco: parser.error('--format coco needs a COCO file')
     if suffix and suffix != ('.csv' if args.format == 'csv' else '.json'): parser.error(f'--out {args.out} does not go with --format {args.format}')
     if min(args.batch, args.threads) < 1: parser.error('--batch and --threads must be at least 1')
+    if args.threads > 256: parser.error(f'--threads {args.threads}: at most 256')
     return args
 
 # %% ../nbs/45_predict.ipynb #c068
@@ -714,6 +715,8 @@ def answer_all(
     jobs, total = list_jobs(args, predictor, document)
     items, tell = _show_progress(run_jobs(jobs, 0 if args.stream else args.threads), total, args)
     answers = _sift(answer_items(predictor, items, args.batch), skipped := [], tell)
+    if args.out and not (answers := list(answers)) and os.path.exists(args.out):
+        raise ValueError(f'{args.out}: nothing could be answered, so the earlier result is left as it is')
     pieces = write_answers(answers, args, predictor.classes, document)
     if args.out:
         from lightweight.files import write_atomically

@@ -231,7 +231,7 @@ def make_parser(
     "Make a command line from the fields of a settings class."
     usage = f'%(prog)s [{cls.positional.upper()}] [-f FILE] [--name VALUE …]' if cls.positional else None
     parser = argparse.ArgumentParser(prog=prog, usage=usage, description=cls.__doc__, allow_abbrev=False)
-    parser.add_argument('-f', '--file', help='a YAML file of name: value; options on the command line win over it')
+    parser.add_argument('-f', '--file', action='append', help='a YAML file of name: value; options on the command line win over it')
     for name, field in cls.model_fields.items():
         text = f'{field.description or ""} (default: {_show_default(field.default)})'.replace('%', '%%')
         parser.add_argument(f'--{name}', metavar='VALUE', help=text, default=argparse.SUPPRESS)
@@ -244,14 +244,15 @@ def parse_settings(
 )->Settings:
     "Read a command line into checked settings; whatever is not understood is an error."
     known, rest = make_parser(cls, prog).parse_known_args(argv)
-    typed, file = {k: v for k, v in vars(known).items() if k != 'file'}, {}
+    files, typed, file = known.file or [], {k: v for k, v in vars(known).items() if k != 'file'}, {}
+    if len(files) > 1: raise SettingsError(f"command line: one settings file at a time, not {' and '.join(files)}")
     names = [u[2:].partition('=')[0] for u in rest if u.startswith('--')]
     if unknown := [name for name in names if name and name not in cls.model_fields]: typed |= dict.fromkeys(unknown)
     elif cls.positional and len(rest) == 1 and not rest[0].startswith('-') and cls.positional not in typed: typed[cls.positional] = rest[0]
     elif rest: raise SettingsError(f"command line: not understood: {' '.join(rest)}; options are written --name value, and --help lists them")
-    if known.file:
-        file = read_settings_file(known.file, cls)
-        cls.check(file, known.file)
+    if files:
+        file = read_settings_file(files[0], cls)
+        cls.check(file, files[0])
         file = cls.read_values(file)
     return cls.check(file | typed, 'command line', variables=False)
 

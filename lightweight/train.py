@@ -80,12 +80,14 @@ def choose_device(
     if name == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: device = torch.device(name)
     except RuntimeError: raise ValueError(f'device = {name!r}: choose auto, cpu, cuda or cuda:N') from None
+    if device.type not in ('cpu', 'cuda'): raise ValueError(f'device = {name!r}: choose auto, cpu, cuda or cuda:N')
     if device.type == 'cuda' and not torch.cuda.is_available(): raise ValueError(f'device = {name!r}: there is no CUDA GPU here; choose auto or cpu')
     return device
 
 # %% ../nbs/train.ipynb #c038
 _files = ('record.json', 'model.safetensors', 'model.json', 'history.csv', 'history.jsonl', 'resume-*.state', 'tensorboard/*', 'wandb', 'wandb/*', 'mlflow/*',
-         'export/*', 'logits-*.npy', '.logits-*.npy.part') # of a run's folder
+         'export/export.csv', 'export/record.json', 'export/model*.onnx', 'export/model*.xml', 'export/model*.bin', 'export/model*.pt', 'export/model*.pte',
+         'export/model*.json', 'export/.export-*', 'logits-*.npy', '.logits-*.npy.part') # of a run's folder
 
 def list_places(
     s:TrainSettings, # the settings
