@@ -305,7 +305,7 @@ def make_stores(
     if left := large.photo_id.nunique() - folded.photo_id.nunique(): say(f'{left} photos are not in {plan.folds} and take no part')
     judged = plan.judged or sorted(folded.fold.unique().tolist())
     for fold in judged: check_splits(fold_splits(folded, fold))
-    with hold_lock(root/s.out/'crops/all'): cut_crops(fold_splits(folded, 0), photos, root/s.out/'crops/all', c.context, c.min_side, c.square)
+    cut_crops(fold_splits(folded, 0), photos, root/s.out/'crops/all', c.context, c.min_side, c.square)
     everything = read_manifest(root/s.out/'crops/all', ('train', 'valid', 'test'))
     for fold in judged:
         part = fold_splits(everything, fold)

@@ -14,12 +14,14 @@ def pytest_addoption(parser):
 # Pages that take long go first, so that the workers end together.
 LONG = ["23_training", "40_formats", "33_quantization", "34_study", "24_distributed", "32_distillation", "44_rivals", "tutorial_own_data", "41_latency", "25_speed"]
 
+SAMPLE = {"test_compress", "test_stages", "test_sweep", "test_tune"}  # they fill outputs/sample, and a run's folder is held by one process
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     "A file's tests stay together on one worker and in order (its fixtures, and stages that build on each other); library pages go to whoever is free."
     for item in items:
-        if item.path.stem != "test_notebooks": item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.path.stem != "test_notebooks": item.add_marker(pytest.mark.xdist_group("sample" if item.path.stem in SAMPLE else item.path.stem))
     page = lambda item: next((i for i, name in enumerate(LONG) if f"[{name}]" in item.name), len(LONG))
     items.sort(key=lambda item: (item.path.stem, page(item)) if item.path.stem == "test_notebooks" else (item.path.stem, 0))
 
