@@ -211,7 +211,7 @@ def claim_folder(
         if read_maker(out) != stage: write_atomically(out/MARKER, f'{stage}\n')
         yield out
     finally:
-        if alone: _release(out, made)
+        if alone or made: _release(out, made)
         lock.__exit__(None, None, None)
 
 def keep_previous(
