@@ -1319,7 +1319,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lightweight.settings._load_yaml': ('settings.html#_load_yaml', 'lightweight/settings.py'),
                                       'lightweight.settings._read_yaml_text': ('settings.html#_read_yaml_text', 'lightweight/settings.py'),
                                       'lightweight.settings._show_default': ('settings.html#_show_default', 'lightweight/settings.py'),
-                                      'lightweight.settings.expand_home': ('settings.html#expand_home', 'lightweight/settings.py'),
                                       'lightweight.settings.find_root': ('settings.html#find_root', 'lightweight/settings.py'),
                                       'lightweight.settings.make_parser': ('settings.html#make_parser', 'lightweight/settings.py'),
                                       'lightweight.settings.parse_settings': ('settings.html#parse_settings', 'lightweight/settings.py'),

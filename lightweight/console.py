@@ -14,8 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from tqdm import tqdm
-
 # %% ../nbs/50_console.ipynb #c005
 REMEDIES = {
     errno.ENOSPC: 'free some space, or choose a folder on another disk',
@@ -150,6 +148,7 @@ def open_progress(
     show:bool=True, # false = nothing is shown
 ): # with `update(n)`
     "Show progress: a bar where somebody looks on, else a line every few seconds."
+    from tqdm import tqdm        # not at the top: a command that only answers starts sooner without it
     if not show: return tqdm(total=total, disable=True)
     if in_notebook():
         from tqdm.notebook import tqdm as notebook_bar

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ReadPath', 'WritePath', 'find_root', 'resolve_path', 'resolve_config', 'suggest', 'SettingsError', 'StageStopped',
-           'read_text', 'expand_home', 'plain_values', 'Settings', 'read_yaml', 'read_settings_file', 'make_parser',
-           'parse_settings', 'settings_main']
+           'read_text', 'plain_values', 'Settings', 'read_yaml', 'read_settings_file', 'make_parser', 'parse_settings',
+           'settings_main']
 
 # %% ../nbs/50_settings.ipynb #c003
 import argparse
@@ -94,14 +94,8 @@ def read_text(
     return [part.strip() for part in value.split(',') if part.strip()] if isinstance(value, str) else value
 
 # %% ../nbs/50_settings.ipynb #c042
-def expand_home(
-    path:str, # as typed
-)->str:
-    "Put the home folder in the place of a leading `~`."
-    return os.path.expanduser(path)
-
-ReadPath = Annotated[str, AfterValidator(expand_home), 'reads']   # a file or folder that a stage reads, or a name in its place
-WritePath = Annotated[str, AfterValidator(expand_home), 'writes'] # a file or folder that a stage writes
+ReadPath = Annotated[str, AfterValidator(os.path.expanduser), 'reads']   # a file or folder that a stage reads, or a name in its place
+WritePath = Annotated[str, AfterValidator(os.path.expanduser), 'writes'] # a file or folder that a stage writes
 
 def _expand_variables(text):
     unset = re.search(r'\$(?:\w+|\{\w+\})', whole := os.path.expandvars(text))
@@ -222,7 +216,7 @@ def read_settings_file(
 # %% ../nbs/50_settings.ipynb #c033
 def _show_default(value):
     if value is None or isinstance(value, bool): return str(value).lower()
-    return value if isinstance(value, str) and value else f"''" if value == '' else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and value else "''" if value == '' else json.dumps(value, ensure_ascii=False)
 
 def make_parser(
     cls:type[Settings], # the stage's settings class
