@@ -157,7 +157,7 @@ def read_steps(
         where = f'steps[{i}]: {kind}'
         if kind not in _kinds: raise SettingsError(f'steps[{i}]: unknown step {kind!r}{suggest(str(kind), _kinds)}')
         options = list_options(kind, value, where)
-        plan.append([Step(where, f'{i+1:02d}-{kind}{_label(o, n, len(options) > 1)}', kind, o, *(plan_training(s, own, getattr(o, name, None), f'{where}: {name}')
+        plan.append([Step(where, f'{i+1:02d}-{kind}{_label(o, n, len(options) > 1)}', kind, o, *(plan_training(s, own, getattr(o, name, None), where if name == kind else f'{where}: {name}')
                           for name in ('train', 'between'))) for n, o in enumerate(options, 1)])
     return plan
 

@@ -1,7 +1,9 @@
 "How the tests are counted: one a notebook, one a rule of the house, and cells marked `#| slow` are counted as skipped."
 import os
+from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Notebooks run side by side, so each gets one thread: quicker together, and repeatable.
 os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
@@ -19,11 +21,19 @@ SAMPLE = {"test_compress", "test_stages", "test_sweep", "test_tune"}  # they fil
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    "A file's tests stay together on one worker and in order (its fixtures, and stages that build on each other); library pages go to whoever is free."
-    for item in items:
-        if item.path.stem != "test_notebooks": item.add_marker(pytest.mark.xdist_group("sample" if item.path.stem in SAMPLE else item.path.stem))
     page = lambda item: next((i for i, name in enumerate(LONG) if f"[{name}]" in item.name), len(LONG))
     items.sort(key=lambda item: (item.path.stem, page(item)) if item.path.stem == "test_notebooks" else (item.path.stem, 0))
+
+
+class OneWorkerAFile(LoadScopeScheduling):
+    "A file's tests stay together on one worker and in order (its fixtures, and stages that build on each other); library pages go to whoever is free."
+
+    def _split_scope(self, nodeid):
+        file = Path(nodeid.split("::")[0]).stem
+        return nodeid if file == "test_notebooks" else "sample" if file in SAMPLE else file
+
+
+def pytest_xdist_make_scheduler(config, log): return OneWorkerAFile(config, log)
 
 
 @pytest.hookimpl(trylast=True)
