@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['REMEDIES', 'EXPECTED', 'EVERY_S', 'HOSTS', 'hide_secrets', 'explain_error', 'escape_output', 'run_command',
-           'is_interactive', 'in_notebook', 'LineProgress', 'open_progress', 'track']
+           'catch_output', 'is_interactive', 'in_notebook', 'LineProgress', 'open_progress', 'track']
 
 # %% ../nbs/50_console.ipynb #c002
 import errno
+import logging
 import os
 import re
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 # %% ../nbs/50_console.ipynb #c005
 REMEDIES = {
@@ -80,6 +84,48 @@ def run_command(
     except (*EXPECTED, *expected) as error: code, shown = 2, error
     print(f'{prog}: {hide_secrets(explain_error(shown))}', file=sys.stderr)
     return code
+
+# %% ../nbs/50_console.ipynb #n001
+class _Detour:
+    "A stream that leads elsewhere for a while."
+    def __init__(self, stream): self.stream = stream
+    def __getattr__(self, name): return getattr(self.stream, name)
+
+def _copy_descriptor(fd):
+    "A second descriptor of the same file; None if it is closed."
+    try: return os.dup(fd)
+    except OSError: return None
+
+@contextmanager
+def _send_to(log):
+    "Let standard output and error lead into a file, for Python and for C++."
+    streams = sys.stdout, sys.stderr
+    for stream in streams: stream and stream.flush()
+    copies, detours = {fd: _copy_descriptor(fd) for fd in (1, 2)}, [_Detour(log) for _ in streams]
+    sys.stdout, sys.stderr = detours
+    try:
+        for fd in (fd for fd, copy in copies.items() if copy is not None): os.dup2(log.fileno(), fd)
+        yield
+    finally:
+        for stream in (log, *streams): stream and stream.flush()
+        for fd, copy in copies.items():
+            if copy is not None: os.dup2(copy, fd); os.close(copy)
+        sys.stdout, sys.stderr = streams
+        for detour, stream in zip(detours, streams): detour.stream = stream
+
+@contextmanager
+def catch_output()->Iterator[list[str]]: # has what was caught, one text, when the block has ended
+    "Catch what is written to standard output and error; logs and warnings below an error are left out."
+    said, level = [], logging.root.manager.disable
+    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='backslashreplace') as log, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        logging.disable(max(level, logging.WARNING))
+        try:
+            with _send_to(log): yield said
+        finally:
+            logging.disable(level)
+            log.seek(0)
+            said.append(log.read())
 
 # %% ../nbs/50_console.ipynb #c012
 EVERY_S = 5 # seconds between two lines of a log

@@ -14,6 +14,7 @@ import copy
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -32,8 +33,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .complexity import count_parameters
+from .console import catch_output
 from .metrics import macro_f1
-from .predict import KEY, VERSION, hush, open_model
+from .predict import KEY, VERSION, open_model
 from .files import MARKER, hold_lock, read_maker, write_atomically
 from .settings import suggest
 
@@ -192,9 +194,8 @@ def export_executorch(
     path:str|Path, # a .pte file; the metadata go into a .pte.json beside it
 )->Path: # the path
     "Write a network for ExecuTorch with XNNPACK, one image at a time."
-    with hush('torch.utils._pytree'):
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
     program = torch.export.export(network, make_example(info, 1))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     write_atomically(f'{path}.json', json.dumps(info, indent=1) + '\n')
@@ -312,8 +313,12 @@ def _write(format, network, info, path):
     "Write a file; '' or why it could not be."
     missing = [p for p in format.packages if not find_spec(p)]
     if missing: return f"not available: {', '.join(missing)} is not installed; pip install 'lightweight[{format.extra}]'"
-    try: format.write(network, info, path)
-    except Exception as e: return f'could not be written: {_explain(e)}'
+    said = []
+    try:
+        with catch_output() as said: format.write(network, info, path)
+    except Exception as e:
+        print(*said, end='', file=sys.stderr)
+        return f'could not be written: {_explain(e)}'
     return ''
 
 def export_format(

@@ -8,10 +8,8 @@ __all__ = ['LEAST_WEIGHTS', 'RUNTIMES', 'round_activations', 'round_weights', 'l
            'find_exclusions', 'find_wide', 'round_network', 'RoundNetwork']
 
 # %% ../nbs/33_quantization.ipynb #c003
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from io import StringIO
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from fastai.callback.core import Callback
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .console import catch_output
 from .settings import suggest
 
 # %% ../nbs/33_quantization.ipynb #c006
@@ -137,17 +136,6 @@ def _find_nodes(model, ignored, images):
     check_calibration(model, images)
     return table.node[table.layer.isin(chosen)].tolist()
 
-@contextmanager
-def _quietly():
-    "NNCF tells of every layer and draws bars; warnings are let through."
-    import nncf  # outside of the redirection: its logger keeps the stream it finds
-    logger = logging.getLogger('nncf')
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()): yield nncf
-    finally: logger.setLevel(level)
-
 def quantize_openvino(
     model:'onnx.ModelProto', # from `make_onnx`; is not changed
     images:np.ndarray, # (n, size, size, 3), uint8: crops of the train split
@@ -159,7 +147,8 @@ def quantize_openvino(
     graph = openvino.Core().read_model(model.SerializeToString())
     chosen = {*nodes, *(f'{name}/WithoutBiases' for name in nodes)}  # OpenVINO makes two operations of a convolution with a bias
     others = [o.get_friendly_name() for o in graph.get_ordered_ops() if o.get_type_name() not in ('Parameter', 'Constant', 'Result')]
-    with _quietly() as nncf:
+    with catch_output():       # NNCF tells of every layer and draws bars
+        import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
         whole_range = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
         return nncf.quantize(graph, nncf.Dataset([image[None] for image in images]), subset_size=len(images), target_device=nncf.TargetDevice.CPU,
