@@ -50,9 +50,10 @@ dashboard: .venv/installed
 	@$(BIN)/optuna-dashboard "$(STUDY)"
 
 # make race: all contestants on all folds of TACO, many hours; stopped, it goes on. make race QUICK=1: two of them on two folds, ten minutes.
+# make race RECORD=1 writes the committed records and the README's table anew.
 race: .venv/installed
-	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-race -f configs/race/taco$(if $(QUICK),-quick).yaml
-	$(if $(QUICK),,$(BIN)/lightweight-results)
+	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-race -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),--results results/race)
+	$(if $(RECORD),$(BIN)/lightweight-results)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs
@@ -65,5 +66,6 @@ clean:
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py    # no warning from each kernel
 	@git config core.hooksPath .githooks 2>/dev/null || true
 	@touch $@

@@ -463,6 +463,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lightweight.eda.EdaSettings': ('eda.html#edasettings', 'lightweight/eda.py'),
                                  'lightweight.eda.EdaSettings._check_grouping': ( 'eda.html#edasettings._check_grouping',
                                                                                   'lightweight/eda.py'),
+                                 'lightweight.eda.describe': ('eda.html#describe', 'lightweight/eda.py'),
                                  'lightweight.eda.draw_figures': ('eda.html#draw_figures', 'lightweight/eda.py'),
                                  'lightweight.eda.eda': ('eda.html#eda', 'lightweight/eda.py'),
                                  'lightweight.eda.main': ('eda.html#main', 'lightweight/eda.py'),

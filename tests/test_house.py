@@ -61,6 +61,12 @@ def test_notebook_is_clean(path, tmp_path):
     assert not any(c["outputs"] for c in code_cells(path)), "stored outputs"
 
 
+def test_settings_leave_the_committed_records_alone():
+    "Who runs a line of the README must not find the project's records rewritten; `--record results/NAME.json` asks for that."
+    files = list((ROOT/"configs").rglob("*.yaml"))
+    assert files and not [p.name for p in files if re.search(r"^\s*\w+:\s*['\"]?results/", p.read_text(), re.M)]
+
+
 def test_every_stage_has_one_parameters_cell():
     "A lost tag would let papermill run the defaults in silence."
     verbs = {p.stem for p in NBS if not p.stem[:2].isdigit()} - PAGES
