@@ -1601,6 +1601,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lightweight.train.check_run': ('train.html#check_run', 'lightweight/train.py'),
                                    'lightweight.train.choose_device': ('train.html#choose_device', 'lightweight/train.py'),
                                    'lightweight.train.describe_result': ('train.html#describe_result', 'lightweight/train.py'),
+                                   'lightweight.train.describe_resumed': ('train.html#describe_resumed', 'lightweight/train.py'),
                                    'lightweight.train.explain_rest': ('train.html#explain_rest', 'lightweight/train.py'),
                                    'lightweight.train.explain_start': ('train.html#explain_start', 'lightweight/train.py'),
                                    'lightweight.train.explain_stop': ('train.html#explain_stop', 'lightweight/train.py'),

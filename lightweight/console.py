@@ -154,10 +154,11 @@ class LineProgress:
         say:Callable[[str],object]=None, # takes a line; default: print to standard error
         clock:Callable[[],float]=time.monotonic, # seconds
         every_s:float=EVERY_S, # seconds between two lines
+        done:int=0, # items that were done before
     ):
         self.total, self.desc, self.unit, self.clock, self.every_s = total, desc, unit, clock, every_s
         self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-        self.n, self.start = 0, clock()
+        self.n, self.done, self.start = done, done, clock()
         self.last = self.start
 
     def update(self,
@@ -176,7 +177,8 @@ class LineProgress:
         "Say how far it is, and how long it will take."
         seconds, rest = now - self.start, (self.total or 0) - self.n
         of = f' of {self.total:,}' if self.total else ''
-        left = f', {seconds/self.n*rest:.0f} s left' if self.n and rest > 0 else ''
+        new = self.n - self.done
+        left = f', {seconds/new*rest:.0f} s left' if new and rest > 0 else ''
         return f"{self.desc + ': ' if self.desc else ''}{self.n:,}{of} {self.unit}, {seconds:.0f} s{left}"
 
     def close(self):
@@ -192,15 +194,16 @@ def open_progress(
     desc:str='', # what is done
     unit:str='it', # name of one item
     show:bool=True, # false = nothing is shown
+    done:int=0, # items that were done before
 ): # with `update(n)`
     "Show progress: a bar where somebody looks on, else a line every few seconds."
     from tqdm import tqdm        # not at the top: a command that only answers starts sooner without it
     if not show: return tqdm(total=total, disable=True)
     if in_notebook():
         from tqdm.notebook import tqdm as notebook_bar
-        return notebook_bar(total=total, desc=desc, unit=unit)
-    if is_interactive(): return tqdm(total=total, desc=desc, unit=unit, mininterval=0.5)
-    return LineProgress(total, desc, unit)
+        return notebook_bar(total=total, desc=desc, unit=unit, initial=done)
+    if is_interactive(): return tqdm(total=total, desc=desc, unit=unit, mininterval=0.5, initial=done)
+    return LineProgress(total, desc, unit, done=done)
 
 def track(
     items:Iterable, # to go through

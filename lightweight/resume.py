@@ -113,13 +113,13 @@ class Saver(Callback):
         self.learn.opt.load_state_dict(dict(state=state['opt'], hypers=L(state['hypers'])))
         self.recorder.lrs, self.recorder.losses = list(state['lrs']), list(state['losses'])
         self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = state['smooth_loss'], state['n_smooth']
-        self.done, self.pct_train = state['done'], state['pct_train']
+        self.done, self.cycle_done = state['done'], state['pct_train']
 
     def before_train(self):
         dl = self.dls.train
         order = seeded_order(dl.n, dl.bs, self.seed, self.epochs_done, self.step - self.done, self.done)
         dl.get_idxs = lambda: order
-        if self.done: self.learn.pct_train = self.pct_train
+        if self.done: self.learn.pct_train = self.cycle_done
 
     def after_batch(self):
         if not self.training: return

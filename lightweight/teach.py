@@ -27,7 +27,7 @@ from .distillation import list_train_photos, make_patch_loaders, make_pupil, ope
 from .files import check_folder, claim_folder
 from .records import hash_data, hash_file, make_record, write_record
 from .settings import ReadPath, Settings, StageStopped, WritePath, find_root, resolve_path, settings_main
-from .train import check_kept, choose_device, explain_rest, explain_stop, take_up
+from .train import check_kept, choose_device, describe_resumed, explain_rest, explain_stop, take_up
 from .training import load_checkpoint
 from .zoo import build_network, normalization, resolve_network
 
@@ -164,7 +164,7 @@ def _teach(s, root, out, device, split, teacher, say, make):
     dls = make_patch_loaders(table, patches, features, mean, std, s.bs, device)
     info = dict(img_size=s.img_size, mean=list(mean), std=list(std), split=split, teacher=hash_network(teacher), settings=pick_decisive(s))
     learn = make_pupil(network, dls, out, info, s.epochs, s.loss, s.wd, s.channels_last, s.seed, key, say)
-    if take_up(s, learn, out, 'teach', _files): say(f'going on after epoch {len(learn.feature_keeper.rows)}')
+    if take_up(s, learn, out, 'teach', _files): say(describe_resumed(learn.saver, s.epochs))
     try: history = fit_pupil(learn, s.epochs, s.lr, s.warmup)
     except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as e: raise _stop(e, learn, make, out) from e
     return _finish(s, out, learn, history, table, patches, info, say, make)

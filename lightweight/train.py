@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TrainSettings', 'TrainResult', 'choose_device', 'list_places', 'pick_decisive', 'build_from', 'find_teacher', 'Begun',
-           'check_run', 'explain_start', 'predict_valid', 'measure_f1', 'name_run', 'take_up', 'explain_stop',
-           'explain_rest', 'record_stop', 'train', 'check_kept', 'describe_result', 'main', 'is_trained', 'train_once']
+           'check_run', 'explain_start', 'predict_valid', 'measure_f1', 'name_run', 'take_up', 'describe_resumed',
+           'explain_stop', 'explain_rest', 'record_stop', 'train', 'check_kept', 'describe_result', 'main',
+           'is_trained', 'train_once']
 
 # %% ../nbs/train.ipynb #c003
 import json
@@ -240,6 +241,13 @@ def take_up(
     keep_previous(out, stage, files)
     return False
 
+def describe_resumed(
+    saver, # that took up a run
+    n_epochs:int, # of the whole run
+)->str:
+    "Say where a run is taken up."
+    return f'resumed from step {saver.step} (epoch {min(saver.epochs_done + 1, n_epochs)} of {n_epochs})'
+
 # %% ../nbs/train.ipynb #c015
 def explain_stop(
     error:BaseException, # what stopped the training
@@ -294,9 +302,9 @@ def _train(s, root, out, device, world, bar, say, make, begun):
     key = name_run(s, f"{crops}/{world.size}" + info.get('start', {}).get('checkpoint', '') + info.get('teacher', ''))
     settled, lines = share(_settle(s, network, dls, loss, key, out), world)
     chosen = {k: v for k, v in settled if v != getattr(s, k)}
-    for line in [*explain_start(info), *lines]: say(line)
     learn = make_learner(dls, network, loss, settled, out, info, bar, say, cbs, key, json.dumps(chosen))
-    if take_up(s, learn, out): say(f'going on after step {learn.saver.step}')
+    resumed = take_up(s, learn, out)
+    for line in [describe_resumed(learn.saver, s.freeze_epochs + s.epochs)] if resumed else [*explain_start(info), *lines]: say(line)
     try:
         with follow_run(s.tracker if world.main else 'none', out, s.model_dump(), info) as followers:
             learn.add_cbs(followers)

@@ -224,13 +224,13 @@ class ShowProgress(Callback):
     def __init__(self,
         n_epochs:int, # of the whole run
         say=print, # takes a line of text
-        open_progress:Callable=open_progress, # takes the number of steps, gives something with `update`
+        open_progress:Callable=open_progress, # takes the number of steps and how many are done, gives something with `update`
     ):
         self.n_epochs, self.say, self.open_progress, self.shown = n_epochs, say, open_progress, None
 
     def before_train(self):
         saver, n = self.learn.saver, len(self.dls.train)
-        if self.shown is None: self.shown = self.open_progress((self.n_epochs - saver.epochs_done)*n - saver.done, unit='steps')
+        if self.shown is None: self.shown = self.open_progress(self.n_epochs*n, unit='steps', done=saver.epochs_done*n + saver.done)
         if isinstance(self.shown, LineProgress): self.shown.say = self.say
 
     def after_batch(self):

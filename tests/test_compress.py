@@ -67,7 +67,7 @@ def test_killed_ladder_ends_like_an_unbroken_one(crops, tmp_path):
     first = read_record(out/"01-channels/record.json")
     run = start(crops, out)
     said = run.communicate()[0]
-    assert run.returncode == 0 and "going on after step" in said and "01-channels …" not in said, said
+    assert run.returncode == 0 and "resumed from step" in said and "01-channels …" not in said, said
     assert digests(out) == whole, "every rung has the weights of the unbroken ladder, to the bit"
     assert read_record(out/"01-channels/record.json") == first, "a rung that was finished is not touched again"
     again = pd.read_csv(out/"ladder.csv")

@@ -92,7 +92,7 @@ def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
             assert digest(broken) == digest(whole)
             continue
         break
-    assert "going on after step" in run.stdout.read()
+    assert "resumed from step" in run.stdout.read()
     assert digest(broken) == digest(whole)
     assert not list(broken.glob("*resume-*")) and not list_temporaries(broken), "a finished run leaves no state behind, nor half of one"
 
@@ -149,7 +149,9 @@ def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
     assert run.returncode == 2 and "interrupted from the keyboard" in said and "to go on" in said, said
     assert '"stopped": "interrupted from the keyboard"' in (out/"record.json").read_text()
     run = start(out)
-    assert run.wait() == 0 and "going on after step" in run.stdout.read()
+    first, *rest = run.communicate()[0].splitlines()
+    assert run.returncode == 0 and re.fullmatch(r"resumed from step \d+ \(epoch \d+ of 7\)", first), first
+    assert all(line.startswith(("epoch ", "valid macro-F1 ")) for line in rest), rest
 
 
 def test_full_disk_leaves_what_was_good(tmp_path):
@@ -165,7 +167,7 @@ def test_full_disk_leaves_what_was_good(tmp_path):
     assert full.returncode == 2 and "File too large" in said and "to go on" in said, said
     assert digest(out) == kept and not list_temporaries(out), "the good checkpoint is whole and nothing half-written is left"
     run = start(out)
-    assert run.wait() == 0 and "going on after step" in run.stdout.read()
+    assert run.wait() == 0 and "resumed from step" in run.stdout.read()
 
 
 def test_vanished_crop_is_harmless_or_named(tmp_path):
