@@ -25,8 +25,8 @@ from .files import check_folder
 from .records import make_record, write_record
 from .sample import make_sample
 from .settings import ReadPath, Settings, WritePath, find_root, resolve_config, resolve_path, settings_main
-from .splits import (ALIKE as _ALIKE, check_splits, count_splits, find_groups, make_splits, pair_copies,
-                                parse_grouping, read_split_rows, read_splits, save_splits)
+from .splits import (ALIKE as _ALIKE, check_splits, count_splits, find_groups, make_splits, pair_certain,
+                                pair_copies, parse_grouping, read_split_rows, read_splits, save_splits)
 
 # %% ../nbs/crop.ipynb #c006
 class CropSettings(Settings):
@@ -151,11 +151,11 @@ def offer_groupings(
     most:int=2, # ways to offer
 )->list[str]: # each a way that gives three splits with all classes, in words
     "Find ways of grouping that work for these photos."
-    offers = []
+    offers, copies = [], pair_certain(photos, folder)
     for group_by in list_groupings(photos, entries):
         if len(offers) == most: break
         try:
-            groups = find_groups(photos, folder, group_by, entries)
+            groups = find_groups(photos, folder, group_by, entries, copies=copies)
             check_splits(make_splits(objects.assign(group=objects.photo_id.map(groups)), s.valid, s.test, s.seed))
         except (ValueError, OSError): continue
         if groups.nunique() == len(groups): continue

@@ -173,6 +173,22 @@ def test_every_remedy_for_a_belt_works(tmp_path, name, fields, capsys):
         assert set(manifest.split) == set(SPLITS) and (manifest.groupby("group").split.nunique() == 1).all()
 
 
+@pytest.mark.parametrize("group_by", [r"name:run(\d+)_", "image:run", "time:60", "alike:0"])
+def test_copies_on_a_belt_stay_in_one_split_whatever_keeps_photos_together(tmp_path, group_by):
+    fields = dict(run=lambda i: i//4, date_captured=lambda i: f"2026-05-{1 + i//4:02} 10:00:{i % 4:02}")
+    coco = make_photos(tmp_path, 48, "run{0:03}_.png", lambda i: belt(i % 24).resize((384, 288)), **fields)
+    for i, image in enumerate(coco["images"]):                               # runs 6 to 11 hold the photos of runs 0 to 5 once more
+        image.update(file_name=f"run{i//4}_{i:02}.{'png' if i < 24 else 'jpg'}")
+        photo = belt(i % 24).resize((384, 288))
+        if i >= 24: photo = photo.transpose(list(Image.Transpose)[i % 7])
+        image.update(width=photo.width, height=photo.height)
+        photo.save(tmp_path/image["file_name"], **(dict(quality=50) if i >= 24 else {}))
+    (tmp_path/"annotations.json").write_text(json.dumps(coco))
+    manifest = run(tmp_path, group_by=group_by).manifest
+    assert (manifest.groupby(manifest.photo_id % 24).split.nunique() == 1).all()
+    if group_by != "alike:0": assert manifest.group.nunique() == 6            # other photos of the belt stay apart
+
+
 def test_numbered_runs_work_as_the_message_says(tmp_path):
     coco = make_photos(tmp_path, 48, photo=belt)
     for image in coco["images"]: image["run"] = image["id"]//8
