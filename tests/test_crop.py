@@ -37,7 +37,7 @@ def make_photos(folder, n=30, name="{:03}.jpg", photo=draw, copies=1, **fields):
             (folder/file_name).parent.mkdir(parents=True, exist_ok=True)
             made.save(folder/file_name)
             images.append(dict(id=len(images), file_name=file_name, width=made.width, height=made.height) | {f: v(i) for f, v in fields.items()})
-            for c in (i % 3, (i + 1) % 3): boxes.append(dict(id=len(boxes), image_id=len(images) - 1, category_id=c, bbox=[8, 8, 40, 30], area=1200, iscrowd=0))
+            for j in (0, 1): boxes.append(dict(id=len(boxes), image_id=len(images) - 1, category_id=(i + j) % 3, bbox=[8 + j, 8, 40, 30], area=1200, iscrowd=0))
     return write_coco(folder, images, boxes)
 
 
@@ -67,7 +67,7 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
     for image in coco["images"][:5]: (tmp_path/image["file_name"]).unlink()
     boxes = coco["annotations"]
     boxes[20]["bbox"], boxes[21]["bbox"], boxes[22]["bbox"] = [80, 50, 40, 40], [8, 8, 5, 5], [8, 8, 0, 5]
-    write_coco(tmp_path, coco["images"], [*boxes, dict(boxes[30], id=99, category_id=3)], (*CLASSES, "other"))
+    write_coco(tmp_path, coco["images"], [*boxes, dict(boxes[30], id=99, category_id=3, bbox=[9, 9, 40, 30])], (*CLASSES, "other"))
     (tmp_path/"classes.csv").write_text("category,label\ncan,can\npaper,paper\nbag,bag\nother,\n")
     manifest = run(tmp_path).manifest
     said = capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
     (lambda c: c["annotations"].clear(), {}, ["the file has no annotations"]),
     (lambda c: None, dict(min_side=41), ["min_side = 41", "the largest 40 px", "have 40 px or more"]),
     (lambda c: [b.update(category_id=0) for b in c["annotations"]], {}, ["only one class, 'can'", "classes.csv"]),
-    (lambda c: [b.update(bbox=[8, 8, 9, 9]) for b in c["annotations"] if b["category_id"]], {}, ["only one class, 'can'", "bag, paper", "min_side = 24"]),
+    (lambda c: [b.update(bbox=[8 + b["id"] % 2, 8, 9, 9]) for b in c["annotations"] if b["category_id"]], {}, ["only one class, 'can'", "bag, paper", "min_side = 24"]),
     (lambda c: c["categories"][1].update(name="Plastic"), {}, ["'Plastic' has no row in classes.csv"]),
 ], ids=["boxes", "photos", "empty", "small", "one-class", "one-large-class", "category"])
 def test_nothing_left_says_why(tmp_path, change, options, parts):
@@ -219,7 +219,7 @@ def test_any_category_and_file_name_comes_back_as_it_was(tmp_path):
         file_name = f"{names[i % 13].strip()} {i}.jpg"
         draw(i).save(tmp_path/file_name)
         images.append(dict(id=i, file_name=file_name, width=96, height=72))
-        boxes += [dict(id=2*i + k, image_id=i, category_id=(i + 5*k) % 13, bbox=[8, 8, 40, 30]) for k in (0, 1)]
+        boxes += [dict(id=2*i + k, image_id=i, category_id=(i + 5*k) % 13, bbox=[8 + k, 8, 40, 30]) for k in (0, 1)]
     write_coco(tmp_path, images, boxes, names)
     (tmp_path/"classes.csv").write_text("category,label\n" + "".join(f'"{n}","{n}"\n' for n in names))
     run(tmp_path, splits="")
