@@ -98,6 +98,31 @@ def test_nothing_left_says_why(tmp_path, change, options, parts):
     assert read_tree(tmp_path) == before
 
 
+def to_shares(x, y, w, h): return [x/96, y/72, w/96, h/72]
+def to_corners(x, y, w, h): return [x, y, x + w, y + h]
+
+
+@pytest.mark.parametrize("change,said", [(to_shares, "of 60 boxes lie within 0 to 1"), (to_corners, "of 60 boxes leave their photo: they would fit as left, top, right, bottom")])
+def test_a_file_that_two_programs_wrote_is_suspect(tmp_path, capsys, change, said):
+    coco = make_photos(tmp_path)
+    for b in coco["annotations"]:
+        b["bbox"] = [40 - b["id"] % 2, 30, 41 + b["id"] % 2, 35] if b["image_id"] % 2 else [50 + b["id"] % 2, 20, 30, 30]
+    boxes = [dict(b, bbox=change(*b["bbox"])) if b["image_id"] % 2 else b for b in coco["annotations"]]
+    write_coco(tmp_path, coco["images"], boxes)
+    run(tmp_path)
+    told = capsys.readouterr().out
+    assert f"30 {said}" in told and "convert those boxes, or leave them out" in told, told
+
+
+def test_too_few_groups_say_what_was_refused(tmp_path):
+    coco = make_photos(tmp_path)
+    for b in coco["annotations"][4:]: b["bbox"] = [v*10 for v in b["bbox"]]               # thousandths, say
+    write_coco(tmp_path, coco["images"], coco["annotations"])
+    with pytest.raises(ValueError) as error: run(tmp_path)
+    for part in ("2 photo(s) with boxes are too few", "4 of 60 boxes", "belong to pictures of another size", "56 × box outside; for instance annotations[4]: bbox is"):
+        assert part in str(error.value), str(error.value)
+
+
 @pytest.mark.parametrize("out", [".", "..", "photos", "photos/crops", "link", "mine", "notes.txt", "classes.csv"])
 def test_a_place_that_is_not_its_own_is_refused(tmp_path, out):
     root = tmp_path/"work"
