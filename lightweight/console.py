@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['REMEDIES', 'EXPECTED', 'EVERY_S', 'HOSTS', 'hide_secrets', 'explain_error', 'escape_output', 'run_command',
-           'catch_output', 'is_interactive', 'in_notebook', 'LineProgress', 'open_progress', 'track']
+           'catch_output', 'is_interactive', 'in_notebook', 'LineProgress', 'open_progress', 'track', 'list_some',
+           'suggest']
 
 # %% ../nbs/50_console.ipynb #c002
+import difflib
 import errno
 import logging
 import os
@@ -218,3 +220,21 @@ def track(
         for item in items:
             yield item
             progress.update(1)
+
+# %% ../nbs/50_console.ipynb #n001
+def list_some(
+    names:Iterable, # anything that can be shown
+    most:int=8, # how many to show
+)->str:
+    "List names, not too many."
+    names = [str(name) for name in names]
+    return ', '.join(names[:most]) + (f' … and {len(names) - most:,} more' if len(names) > most else '')
+
+def suggest(
+    name:str, # the name that was not found
+    choices:Iterable[str], # the names there are
+)->str: # the end of an error message
+    "Say which known name was probably meant, or list some."
+    choices = [str(c) for c in choices]
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    return f'; did you mean {close[0]}?' if close else f'; choose from {list_some(choices)}'

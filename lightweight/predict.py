@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROG', 'KEY', 'FIELDS', 'VERSION', 'RUNTIMES', 'SUFFIXES', 'ROW', 'Opened', 'Model', 'open_model', 'Prediction',
            'Predictor', 'Item', 'load_image', 'Listing', 'list_folder', 'list_images', 'explain_rest', 'cut_boxes',
-           'load_boxes', 'list_box_jobs', 'run_jobs', 'answer_items', 'make_row', 'write_csv', 'write_json',
-           'make_coco', 'make_parser', 'parse_arguments', 'is_result', 'check_out', 'spell', 'tell_aside', 'list_jobs',
-           'write_answers', 'answer_all', 'main']
+           'load_boxes', 'check_boxes', 'list_box_jobs', 'run_jobs', 'answer_items', 'make_row', 'write_csv',
+           'write_json', 'make_coco', 'make_parser', 'parse_arguments', 'is_result', 'check_out', 'spell', 'tell_aside',
+           'list_jobs', 'write_answers', 'tell_boxes', 'open_document', 'answer_all', 'write_out', 'main']
 
 # %% ../nbs/45_predict.ipynb #c003
 import argparse
@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from .annotation import derive_box, read_numbers
+from .annotation import (KINDS, derive_box, find_box_fault, find_entry_fault, find_file_fault, find_shape_fault, gather_boxes, is_id, parse_coco,
+                                    read_numbers)
 from .console import catch_output
 from .image import Method, cut_box, fit_size, open_photo, place_box, read_box, read_frame, read_size, read_square, resize_image, resolve_photo, settle_box, to_upright
 
@@ -334,6 +335,7 @@ class Item(NamedTuple):
     why:str='' # why not
     position:int|None=None # in the annotations of a COCO file; None for a whole image
     annotation:dict|None=None # what stands there
+    kind:str='' # of what is wrong, one of KINDS in `annotation`; '' for a whole image
 
 def load_image(
     predictor:Predictor, # prepares the image
@@ -428,33 +430,44 @@ def cut_boxes(
     try:
         path = str(resolve_photo(root, entry['file_name']))
         photo, fit = open_photo(path), fit_size(read_size(entry), *read_frame(path))
-        if fit.action == 'refused': raise ValueError(fit.detail)
-    except Exception as e: return [Item(path, None, _explain(e), i, a) for i, a in boxes]
+    except Exception as e:
+        kind = 'missing photo' if isinstance(e, FileNotFoundError) else 'undecodable photo'
+        return [Item(path, None, _explain(e), i, a, kind) for i, a in boxes]
+    if fit.action == 'refused': return [Item(path, None, fit.detail, i, a, fit.kind) for i, a in boxes]
     return [_cut_item(predictor, path, photo, fit, i, a) for i, a in boxes]
 
 def _cut_item(predictor, path, photo, fit, position, annotation):
-    box = read_box(annotation.get('bbox'))
-    x, y, w, h = settle_box(place_box(box, fit), fit.width, fit.height) if box else (0, 0, 0, 0)
-    if w and h: return Item(path, predictor.prepare(predictor.cut(photo, (x, y, w, h))), '', position, annotation)
-    why = f"annotations[{position}].bbox is {annotation.get('bbox')!r:.80}: no box within the photo ({fit.width} × {fit.height})"
-    return Item(path, None, why, position, annotation)
+    if fault := find_shape_fault(annotation.get('bbox'), fit): return Item(path, None, f'annotations[{position}]: {fault[1]}', position, annotation, fault[0])
+    box = settle_box(place_box(read_box(annotation['bbox']), fit), fit.width, fit.height)
+    return Item(path, predictor.prepare(predictor.cut(photo, box)), '', position, annotation)
 
 def load_boxes(
     path:str|Path, # a COCO file
 )->dict: # its content
     "Read a COCO file, or say what it lacks."
-    if os.path.isdir(path): raise IsADirectoryError(f'{path}: this is a folder, not a COCO file')
-    try: document = json.loads(Path(path).read_text(encoding='utf-8-sig'))
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is not a readable JSON file: {e}') from None
-    for field in ('images', 'annotations'):
-        if not isinstance(document, dict) or not isinstance(document.get(field), list):
-            raise ValueError(f'{path} has no list {field!r}: it must be a COCO file, with images and annotations')
-    document, _ = read_numbers(document)
-    document['annotations'] = [derive_box(a) or a for a in document['annotations']]
-    boxes = [box for a in document['annotations'] if isinstance(a, dict) and (box := read_box(a.get('bbox')))]
-    if boxes and all(max(box) <= 1 for box in boxes) and any(v % 1 for box in boxes for v in box):
-        raise ValueError(f'{path}: all {len(boxes)} boxes lie between 0 and 1, so they are probably shares of the photo; they must be in pixels')
-    return document
+    document, _ = read_numbers(parse_coco(Path(path).read_bytes(), path, ('images', 'annotations')))
+    return document | dict(annotations=[derive_box(a) or a for a in document['annotations']])
+
+def _sift_entries(images):
+    "Sound entries by id, of two with one id the first; and all ids."
+    listed = {e['id']: e for e in reversed(images) if isinstance(e, dict) and is_id(e.get('id'))}
+    return {key: e for key, e in listed.items() if not find_entry_fault(e)}, listed
+
+def _measure_photo(root, entry):
+    "Width and height of a photo in the pixels of its boxes; None if nothing tells."
+    if size := read_size(entry): return size
+    try: return fit_size(None, *read_frame(resolve_photo(root, entry['file_name'])))[:2]
+    except Exception: return None
+
+def check_boxes(
+    document:dict, # from `load_boxes`
+    root:str|Path, # folder that file_name starts from
+)->str: # what is suspect, '' if nothing is
+    "See whether the boxes as a whole are what they should be; boxes that are shares of their photos are a ValueError."
+    frames = {key: size for key, e in _sift_entries(document['images'])[0].items() if (size := _measure_photo(root, e))}
+    kind, action, detail = find_file_fault(gather_boxes(document['annotations'], frames)) or ('', '', '')
+    if action == 'refused': raise ValueError(detail)
+    return detail
 
 def list_box_jobs(
     predictor:Predictor, # prepares the crops
@@ -462,14 +475,12 @@ def list_box_jobs(
     root:str|Path, # folder that file_name starts from
 )->list[Callable[[], list[Item]]]: # one for each photo that has boxes
     "Make a job of each photo of a COCO file."
-    sound = [e for e in document['images'] if isinstance(e, dict) and isinstance(e.get('file_name'), str) and type(e.get('id')) is int]
-    entries = {e['id']: e for e in reversed(sound)}                                # of two with one id the first counts
+    sound, listed = _sift_entries(document['images'])
     photos, stray = {}, []
     for i, a in enumerate(document['annotations']):
-        key = a.get('image_id') if isinstance(a, dict) else None
-        if type(key) is int and key in entries: photos.setdefault(key, []).append((i, a))
-        else: stray.append(Item(str(root), None, f'annotations[{i}]: image_id {key!r:.40} is the id of no photo', i, a))
-    return [lambda key=key: cut_boxes(predictor, root, entries[key], photos[key]) for key in photos] + [lambda: stray]*bool(stray)
+        if fault := find_box_fault(a, listed, sound): stray.append(Item(str(root), None, f'annotations[{i}]: {fault[1]}', i, a, fault[0]))
+        else: photos.setdefault(a['image_id'], []).append((i, a))
+    return [lambda key=key: cut_boxes(predictor, root, sound[key], photos[key]) for key in photos] + [lambda: stray]*bool(stray)
 
 # %% ../nbs/45_predict.ipynb #c040
 def _split(items, n):
@@ -642,9 +653,7 @@ def list_jobs(
     document:dict|None, # the COCO file, if it is one
 )->tuple[Iterable[Callable[[], list[Item]]], int|None]: # jobs, and number of items where it is known
     "Make jobs of what the command line names."
-    if document:
-        root = args.photos or os.path.dirname(args.coco)
-        return list_box_jobs(predictor, document, root), len(document['annotations'])
+    if document: return list_box_jobs(predictor, document, args.root), len(document['annotations'])
     if args.stream:
         lines = (line.rstrip('\r\n') for line in sys.stdin)
         return (lambda path=path: load_image(predictor, path) for path in lines if path), None
@@ -668,10 +677,23 @@ def write_answers(
     return write_csv(rows, classes, document is not None) if args.format == 'csv' else write_json(rows, args.stream)
 
 def _sift(answers, skipped, tell):
-    "Pass on what has an answer, tell and keep what has none."
+    "Pass on what has an answer; keep what has none, and tell it unless it is a box."
     for item, answer in answers:
-        if answer is not None: yield item, answer
-        else: skipped.append(item); tell(spell(f'{PROG}: {item.path}: {item.why}'))
+        if answer is not None: yield item, answer; continue
+        skipped.append(item)
+        if not item.kind: tell(spell(f'{PROG}: {item.path}: {item.why}'))
+
+def tell_boxes(
+    skipped:list[Item], # boxes without an answer
+    n_boxes:int, # in the file
+    path:str, # the COCO file
+):
+    "Say how many boxes are answered, and what is wrong with the others: each kind once."
+    kinds = {}
+    for item in skipped: kinds.setdefault(item.kind, []).append(item)
+    for kind, items in kinds.items():
+        tell_aside(f'{path}: {len(items):,} × {kind} ({KINDS[kind]}), for instance {items[0].path}: {items[0].why}')
+    tell_aside(f'{path}: {n_boxes - len(skipped):,} of {n_boxes:,} boxes are answered')
 
 def _show_progress(items, total, args):
     "A bar, when somebody is looking and it takes long; and how to print a line beside it."
@@ -681,26 +703,46 @@ def _show_progress(items, total, args):
     return tqdm(items, total=total, unit=' images', delay=2), lambda line: tqdm.write(line, file=sys.stderr)
 
 # %% ../nbs/45_predict.ipynb #c054
+def open_document(
+    args:argparse.Namespace, # from `parse_arguments`; root is added
+)->tuple[dict|None, str]: # the COCO file, if it is one; what is suspect about it
+    "Read the COCO file and say what is wrong with it as a whole."
+    if not args.coco: return None, ''
+    document, args.root = load_boxes(args.coco), args.photos or os.path.dirname(args.coco)
+    try: suspect = check_boxes(document, args.root)
+    except ValueError as e: raise ValueError(f'{args.coco}: {e}') from None
+    if suspect: tell_aside(f'{args.coco}: suspect: {suspect}')
+    return document, suspect
+
 def answer_all(
     args:argparse.Namespace, # from `parse_arguments`
-)->int: # how many could not be answered
+)->bool: # all is answered, and nothing is suspect
     "Answer for everything the command line names."
     check_out(args)
-    document = load_boxes(args.coco) if args.coco else None
+    document, suspect = open_document(args)
     predictor = Predictor(args.model, args.threads, args.precision)
     jobs, total = list_jobs(args, predictor, document)
     items, tell = _show_progress(run_jobs(jobs, 0 if args.stream else args.threads), total, args)
     answers = _sift(answer_items(predictor, items, args.batch), skipped := [], tell)
-    if args.out and not (answers := list(answers)) and os.path.exists(args.out):
-        raise ValueError(f'{args.out}: nothing could be answered, so the earlier result is left as it is')
-    pieces = write_answers(answers, args, predictor.classes, document)
-    if args.out:
-        from lightweight.files import write_atomically
-        write_atomically(args.out, ''.join(pieces).encode('utf-8', 'backslashreplace'))     # in JSON the escapes are the right ones
+    if args.out: answers = list(answers)
     else:
-        for piece in pieces: sys.stdout.write(piece); args.stream and sys.stdout.flush()
+        for piece in write_answers(answers, args, predictor.classes, document): sys.stdout.write(piece); args.stream and sys.stdout.flush()
         sys.stdout.flush()
-    return len(skipped)
+    if document: tell_boxes(skipped, total, args.coco)
+    if args.out: write_out(args, answers, predictor.classes, document)
+    return not skipped and not suspect
+
+def write_out(
+    args:argparse.Namespace, # from `parse_arguments`
+    answers:list[tuple[Item, Prediction]], # all of them
+    classes:Sequence[str], # of the network
+    document:dict|None, # the COCO file, if it is one
+):
+    "Write the result file, in one step; an earlier one is not replaced by nothing."
+    from lightweight.files import write_atomically
+    if not answers and os.path.exists(args.out): raise ValueError(f'{args.out}: nothing could be answered, so the earlier result is left as it is')
+    text = ''.join(write_answers(answers, args, classes, document))
+    write_atomically(args.out, text.encode('utf-8', 'backslashreplace'))                 # in JSON the escapes are the right ones
 
 def main(
     argv:Sequence[str]|None=None, # arguments; those of the process if None
@@ -709,4 +751,4 @@ def main(
     from lightweight.console import run_command
     args = parse_arguments(argv)
     if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape')     # file names that are no text
-    return run_command(PROG, lambda: int(answer_all(args) > 0), (ImportError,))
+    return run_command(PROG, lambda: int(not answer_all(args)), (ImportError,))

@@ -37,7 +37,7 @@ def make_photos(folder, n=30, name="{:03}.jpg", photo=draw, copies=1, **fields):
             (folder/file_name).parent.mkdir(parents=True, exist_ok=True)
             made.save(folder/file_name)
             images.append(dict(id=len(images), file_name=file_name, width=made.width, height=made.height) | {f: v(i) for f, v in fields.items()})
-            for c in (i % 3, (i + 1) % 3): boxes.append(dict(id=len(boxes), image_id=len(images) - 1, category_id=c, bbox=[8, 8, 40, 30], area=1200, iscrowd=0))
+            for j in (0, 1): boxes.append(dict(id=len(boxes), image_id=len(images) - 1, category_id=(i + j) % 3, bbox=[8 + j, 8, 40, 30], area=1200, iscrowd=0))
     return write_coco(folder, images, boxes)
 
 
@@ -67,7 +67,7 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
     for image in coco["images"][:5]: (tmp_path/image["file_name"]).unlink()
     boxes = coco["annotations"]
     boxes[20]["bbox"], boxes[21]["bbox"], boxes[22]["bbox"] = [80, 50, 40, 40], [8, 8, 5, 5], [8, 8, 0, 5]
-    write_coco(tmp_path, coco["images"], [*boxes, dict(boxes[30], id=99, category_id=3)], (*CLASSES, "other"))
+    write_coco(tmp_path, coco["images"], [*boxes, dict(boxes[30], id=99, category_id=3, bbox=[9, 9, 40, 30])], (*CLASSES, "other"))
     (tmp_path/"classes.csv").write_text("category,label\ncan,can\npaper,paper\nbag,bag\nother,\n")
     manifest = run(tmp_path).manifest
     said = capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
     (lambda c: c["annotations"].clear(), {}, ["the file has no annotations"]),
     (lambda c: None, dict(min_side=41), ["min_side = 41", "the largest 40 px", "have 40 px or more"]),
     (lambda c: [b.update(category_id=0) for b in c["annotations"]], {}, ["only one class, 'can'", "classes.csv"]),
-    (lambda c: [b.update(bbox=[8, 8, 9, 9]) for b in c["annotations"] if b["category_id"]], {}, ["only one class, 'can'", "bag, paper", "min_side = 24"]),
+    (lambda c: [b.update(bbox=[8 + b["id"] % 2, 8, 9, 9]) for b in c["annotations"] if b["category_id"]], {}, ["only one class, 'can'", "bag, paper", "min_side = 24"]),
     (lambda c: c["categories"][1].update(name="Plastic"), {}, ["'Plastic' has no row in classes.csv"]),
 ], ids=["boxes", "photos", "empty", "small", "one-class", "one-large-class", "category"])
 def test_nothing_left_says_why(tmp_path, change, options, parts):
@@ -96,6 +96,31 @@ def test_nothing_left_says_why(tmp_path, change, options, parts):
     with pytest.raises(ValueError) as error: run(tmp_path, **options)
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert read_tree(tmp_path) == before
+
+
+def to_shares(x, y, w, h): return [x/96, y/72, w/96, h/72]
+def to_corners(x, y, w, h): return [x, y, x + w, y + h]
+
+
+@pytest.mark.parametrize("change,said", [(to_shares, "of 60 boxes lie within 0 to 1"), (to_corners, "of 60 boxes leave their photo: they would fit as left, top, right, bottom")])
+def test_a_file_that_two_programs_wrote_is_suspect(tmp_path, capsys, change, said):
+    coco = make_photos(tmp_path)
+    for b in coco["annotations"]:
+        b["bbox"] = [40 - b["id"] % 2, 30, 41 + b["id"] % 2, 35] if b["image_id"] % 2 else [50 + b["id"] % 2, 20, 30, 30]
+    boxes = [dict(b, bbox=change(*b["bbox"])) if b["image_id"] % 2 else b for b in coco["annotations"]]
+    write_coco(tmp_path, coco["images"], boxes)
+    run(tmp_path)
+    told = capsys.readouterr().out
+    assert f"30 {said}" in told and "convert those boxes, or leave them out" in told, told
+
+
+def test_too_few_groups_say_what_was_refused(tmp_path):
+    coco = make_photos(tmp_path)
+    for b in coco["annotations"][4:]: b["bbox"] = [v*10 for v in b["bbox"]]               # thousandths, say
+    write_coco(tmp_path, coco["images"], coco["annotations"])
+    with pytest.raises(ValueError) as error: run(tmp_path)
+    for part in ("2 photo(s) with boxes are too few", "4 of 60 boxes", "belong to pictures of another size", "56 × box outside; for instance annotations[4]: bbox is"):
+        assert part in str(error.value), str(error.value)
 
 
 @pytest.mark.parametrize("out", [".", "..", "photos", "photos/crops", "link", "mine", "notes.txt", "classes.csv"])
@@ -173,6 +198,22 @@ def test_every_remedy_for_a_belt_works(tmp_path, name, fields, capsys):
         assert set(manifest.split) == set(SPLITS) and (manifest.groupby("group").split.nunique() == 1).all()
 
 
+@pytest.mark.parametrize("group_by", [r"name:run(\d+)_", "image:run", "time:60", "alike:0"])
+def test_copies_on_a_belt_stay_in_one_split_whatever_keeps_photos_together(tmp_path, group_by):
+    fields = dict(run=lambda i: i//4, date_captured=lambda i: f"2026-05-{1 + i//4:02} 10:00:{i % 4:02}")
+    coco = make_photos(tmp_path, 48, "run{0:03}_.png", lambda i: belt(i % 24).resize((384, 288)), **fields)
+    for i, image in enumerate(coco["images"]):                               # runs 6 to 11 hold the photos of runs 0 to 5 once more
+        image.update(file_name=f"run{i//4}_{i:02}.{'png' if i < 24 else 'jpg'}")
+        photo = belt(i % 24).resize((384, 288))
+        if i >= 24: photo = photo.transpose(list(Image.Transpose)[i % 7])
+        image.update(width=photo.width, height=photo.height)
+        photo.save(tmp_path/image["file_name"], **(dict(quality=50) if i >= 24 else {}))
+    (tmp_path/"annotations.json").write_text(json.dumps(coco))
+    manifest = run(tmp_path, group_by=group_by).manifest
+    assert (manifest.groupby(manifest.photo_id % 24).split.nunique() == 1).all()
+    if group_by != "alike:0": assert manifest.group.nunique() == 6            # other photos of the belt stay apart
+
+
 def test_numbered_runs_work_as_the_message_says(tmp_path):
     coco = make_photos(tmp_path, 48, photo=belt)
     for image in coco["images"]: image["run"] = image["id"]//8
@@ -203,7 +244,7 @@ def test_any_category_and_file_name_comes_back_as_it_was(tmp_path):
         file_name = f"{names[i % 13].strip()} {i}.jpg"
         draw(i).save(tmp_path/file_name)
         images.append(dict(id=i, file_name=file_name, width=96, height=72))
-        boxes += [dict(id=2*i + k, image_id=i, category_id=(i + 5*k) % 13, bbox=[8, 8, 40, 30]) for k in (0, 1)]
+        boxes += [dict(id=2*i + k, image_id=i, category_id=(i + 5*k) % 13, bbox=[8 + k, 8, 40, 30]) for k in (0, 1)]
     write_coco(tmp_path, images, boxes, names)
     (tmp_path/"classes.csv").write_text("category,label\n" + "".join(f'"{n}","{n}"\n' for n in names))
     run(tmp_path, splits="")
