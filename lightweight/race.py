@@ -44,7 +44,7 @@ from .latency import EagerModel, PublishedModel, describe_setup, open_variants, 
 from .metrics import macro_f1
 from .records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
 from .files import claim_folder, hold_lock, write_atomically
-from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml, resolve_path, settings_main, suggest
+from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main, suggest
 from .splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.standings as standings
 from .store import load_images
@@ -119,7 +119,7 @@ def read_given(
     "Read what a plan says of a stage: its file, and over it what stands in the plan."
     given = dict(file=given) if isinstance(given, str) else dict(given)
     file = given.pop('file', None)
-    own = read_yaml(resolve_path(file, root)) if file else {}
+    own = read_yaml(resolve_config(file, root)) if file else {}
     if decided := [k for k in fixed if k in given]: raise SettingsError(f'{where}: {decided[0]} is set by the race; leave it away')
     return {k: v for k, v in own.items() if k not in fixed} | given
 
@@ -245,7 +245,7 @@ def read_plan(
     root:Path, # the repository
 )->Plan: # groups and contestants checked
     "Read a plan and check all of it."
-    plan = Plan.check(read_yaml(resolve_path(path, root)), path)
+    plan = Plan.check(read_yaml(resolve_config(path, root)), path)
     for name in plan.groups: check_name(name, f'{path}: groups: {name}')
     groups = {name: Group.check(g or {}, f'{path}: groups: {name}') for name, g in plan.groups.items()}
     contestants = {}
@@ -297,7 +297,7 @@ def make_stores(
     say=print, # takes a line of text
 )->list[int]: # the folds that judge
     "Cut all crops once, and lay out one store per judged fold over them."
-    c, path = read_crop_settings(plan, s.plan, root), resolve_path(plan.folds, root)
+    c, path = read_crop_settings(plan, s.plan, root), resolve_config(plan.folds, root)
     if not path.is_file(): raise FileNotFoundError(f'{s.plan}: folds = {plan.folds}: there is no such file; draw it with --freeze 5')
     _, _, objects, photos = label_objects(c, root)
     large = select_large(objects, c.min_side)
@@ -620,7 +620,7 @@ def record_contestant(
     metrics, old = json.loads(json.dumps(metrics)), read_record(path) if path.is_file() else None
     if old and old['metrics'] == metrics: return old
     seconds = sum(f['cpu_seconds'] for f in found)
-    record = make_record('race', s.model_dump(), s.changed(), metrics, started, seconds, root, dict(folds=hash_file(resolve_path(plan.folds, root))))
+    record = make_record('race', s.model_dump(), s.changed(), metrics, started, seconds, root, dict(folds=hash_file(resolve_config(plan.folds, root))))
     write_record(path, record)
     return record
 

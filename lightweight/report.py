@@ -24,6 +24,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from PIL import Image
 from scipy.optimize import isotonic_regression
@@ -39,6 +40,15 @@ STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor':
          'grid.color': '#E4E4E4', 'font.size': 10, 'axes.labelcolor': '#333333'}
 
 # %% ../nbs/42_report.ipynb #c007
+_spell_words = plt.rc_context({'text.parse_math': False})      # for functions that measure words before the figure is drawn, as seaborn does
+
+class _Spelt(Figure):
+    "A figure whose words are shown as they are spelt: a dollar sign in the name of a class begins no formula."
+    def draw(self, renderer):
+        for ax in self.axes: ax.get_xticklabels(), ax.get_yticklabels()      # made only now, otherwise while drawing
+        for text in self.findobj(Text): text.set_parse_math(False)
+        super().draw(renderer)
+
 def make_axes(
     size:tuple[float, float], # width, height, inches
     rows:int=1, # of axes
@@ -47,7 +57,7 @@ def make_axes(
 )->tuple[Figure, np.ndarray]: # the figure, and its axes as a flat array
     "Start a figure in the house style"
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(rows, cols, figsize=size, layout='constrained', squeeze=False, **options)
+        fig, axes = plt.subplots(rows, cols, figsize=size, layout='constrained', squeeze=False, FigureClass=_Spelt, **options)
     plt.close(fig)
     return fig, axes.ravel()
 
@@ -129,6 +139,7 @@ def scale_by_doubling(
     ax.minorticks_off()
 
 # %% ../nbs/42_report.ipynb #c022
+@_spell_words
 def plot_box_sizes(
     objects:pd.DataFrame, # one row per box: w, h and label (or category)
     min_side:int=24, # boxes with a shorter long side are left out when cropping, pixels
@@ -386,6 +397,7 @@ def name_confusion(
     return f'{classes[true]} taken for {classes[called]} is the commonest mistake: {share}'
 
 # %% ../nbs/42_report.ipynb #c064
+@_spell_words
 def plot_confusion(
     matrix:np.ndarray, # counts, shape (n, n): row = true class, column = called
     classes:Sequence[str], # names in the order of the rows

@@ -4,10 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from test_house import ROOT
+
+from lightweight.race import RaceSettings, read_plan
+from lightweight.settings import resolve_config
 
 RACE = "from lightweight.race import main; main()"  # what the console script does
 KILLED = """
@@ -96,6 +100,12 @@ def test_race_keeps_out_of_other_folders(tmp_path):
     for out in (mine, tmp_path, ROOT, link, ROOT/"tests"):
         with pytest.raises((ValueError, OSError), match="out = "): race(RaceSettings(out=str(out)), ROOT)
     assert list_files(mine) == before and sorted(tmp_path.iterdir()) == [link, mine]
+
+
+def test_default_plan_is_found_outside_a_checkout(tmp_path):
+    "The package brings the plan and its folds."
+    plan = read_plan(RaceSettings().plan, tmp_path)
+    assert resolve_config(plan.folds, tmp_path).is_file() and Path(plan.folds).parts[0] == "configs", "only configs/ is packaged"
 
 
 def test_plan_is_refused_before_any_work(tmp_path):
