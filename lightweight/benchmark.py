@@ -166,7 +166,7 @@ def benchmark(
 )->BenchmarkResult:
     "Measure loaders, steps and epochs in turns; leave a record."
     root = root or find_root()
-    if s.record: check_record_place(root/s.record, 'benchmark')
+    if s.record: check_record_place(root/s.record, 'benchmark', s.model_dump())
     places = dict(out=root/s.out, stage='benchmark', files=('record.json',), reads=s.list_reads(root), root=root)
     store = resolve_path(s.crops, root)
     split, n_classes = read_crops_info(store)['splits'], len(read_crops_info(store)['classes'])

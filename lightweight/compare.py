@@ -22,10 +22,10 @@ from scipy import stats
 from .complexity import describe_network
 from .cost import open_untrained, time_beside, time_reference
 from .crops import read_crops_info
-from .files import check_folder, claim_folder, write_atomically
+from .files import check_folder, claim_folder, nest_files, write_atomically
 from .records import check_record_place, make_record, write_record
 from .settings import ReadPath, Settings, SettingsError, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main
-from .train import TrainSettings, build_from, train_once
+from .train import _files as _run_files, TrainSettings, build_from, train_once
 from .training import load_checkpoint
 
 # %% ../nbs/compare.ipynb #c006
@@ -148,7 +148,7 @@ def list_places(
     "Say what a comparison reads and where it writes."
     folders = [glob.escape(name_folder(*key, seed)) for key in plan for seed in s.seeds]
     reads = {k if k == 'crops' else f"{' '.join(key).strip()}: {k}": path for key, t in plan.items() for k, path in t.list_reads(root).items()}
-    return dict(out=root/s.out, stage='compare', files=('runs.csv', 'worth.csv', 'record.json', '*-[0-9]*/*', *(f'{f}/*' for f in folders)),
+    return dict(out=root/s.out, stage='compare', files=('runs.csv', 'worth.csv', 'record.json', *(name for f in ('*-[0-9]*', *folders) for name in nest_files(f, _run_files, previous=True))),
                 reads=reads | s.list_reads(root), root=root)
 
 def compare(
@@ -161,7 +161,7 @@ def compare(
     plan = read_yaml(resolve_config(s.plan, root))  # before the trainings: the file may be edited while they run
     checked = check_plan(plan, s.plan)
     places = list_places(s, checked, root)
-    if s.record: check_record_place(root/s.record, 'compare')
+    if s.record: check_record_place(root/s.record, 'compare', s.model_dump())
     check_folder(**places)
     times = time_variations(checked, s.variant, root) if s.variant else None      # before the trainings, too: what cannot be built or exported shows now
     with claim_folder(**places) as out:

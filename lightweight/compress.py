@@ -37,6 +37,7 @@ from .cost import find_format, time_beside, time_reference
 from .crops import name_crops, read_crops_info
 from .export import open_split
 from .genotype import parse_genotype, to_yaml
+from .distillation import LOGITS_FILES
 from .int8 import make_int8_formats
 from .losses import make_loss
 from .metrics import macro_f1
@@ -44,10 +45,10 @@ from .predict import Model, open_model
 from .pruning import cut_after, find_droppable, prune_depth, prune_network, rank_by_influence, rank_by_score
 from .records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
 from .report import make_axes, spread_labels, write_key, write_title
-from .files import check_folder, claim_folder, write_atomically
+from .files import check_folder, claim_folder, nest_files, write_atomically
 from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, resolve_path, settings_main, suggest
 from .store import open_store
-from .train import TrainSettings, explain_stop, find_teacher, measure_f1, pick_decisive, train_once
+from .train import _files as _run_files, TrainSettings, explain_stop, find_teacher, measure_f1, pick_decisive, train_once
 from .training import load_checkpoint, normalize_images, predict_images, save_checkpoint
 
 # %% ../nbs/compress.ipynb #c006
@@ -587,8 +588,9 @@ class CompressResult(NamedTuple):
     record:dict # what was written
     out:Path # folder of the ladder
 
-_files = ('ladder.csv', 'ladder.png', 'record.json', *(f'[0-9][0-9]-*/{name}' for name in
-          ('record.json', 'model.*', 'start.*', 'network.yaml', 'export/*', 'train/*', 'train.previous/*', 'between-*/*'))) # what is in OUT
+_trained = ('start.safetensors', 'start.json', *nest_files('train', _run_files, previous=True)) # what `train_on` leaves in its folder
+_files = ('ladder.csv', 'ladder.png', 'record.json', *nest_files('[0-9][0-9]-*', ('record.json', 'model.safetensors', 'model.json', 'network.yaml', *LOGITS_FILES,
+          *nest_files('export', exported.list_own_files()), *_trained, *nest_files('between-[0-9]*', _trained)))) # what is in OUT
 
 def list_places(
     s:CompressSettings, # the settings
@@ -632,7 +634,7 @@ def compress(
     store, plan = resolve_path(s.crops or own['crops'], root), read_steps(s, own)
     with name_fault('variant'): find_variant(s.variant)
     places = list_places(s, plan, store, root)
-    if s.record: check_record_place(root/s.record, 'compress')
+    if s.record: check_record_place(root/s.record, 'compress', s.model_dump())
     check_folder(**places)
     check_ladder(plan, network, root)
     bench = Bench(s, root, store, own, open_split(store, own, 'valid'), say)

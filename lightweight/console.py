@@ -36,8 +36,9 @@ REMEDIES = {
     errno.ENOENT: 'check the name',
     errno.EXDEV: 'choose a folder on the same disk'}
 
-_secrets = ((re.compile(r'(://[^\s/:@]*):\S*@'), r'\1:***@'),
-            (re.compile(r'((?:password|passwd|pwd|secret|token|api_?key)\s*=\s*)[^\s&;,\'")]+', re.I), r'\1***'))
+_colon, _value = '(?:\\:|%3A)', r'''(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:\\.|[^\s&'"])+)'''    # as they are, or percent-encoded; with quotes or without
+_secrets = ((re.compile(rf'({_colon}(?:/|%2F){{2}}(?:(?!{_colon})[^\s@])*{_colon})\S*(@|%40)', re.I), r'\1***\2'),
+            (re.compile(rf'((?:password|passwd|pwd|secret|token|api_?key)(?:\s*(?:=|%3D)|["\']\s*:)\s*){_value}', re.I), r'\1***'))
 
 def hide_secrets(
     text:str, # a message that may repeat an address

@@ -35,7 +35,7 @@ from .records import check_record_place, hash_file, make_record, read_record, wr
 from .report import plot_confusion, plot_corruptions, plot_latency, plot_per_class, plot_reliability, plot_sizes, plot_worst
 from .saliency import grad_cam, has_map, plot_saliency
 from .score import competition_score
-from .files import append_line, claim_folder, write_atomically
+from .files import append_line, check_unedited, claim_folder, write_atomically
 from .settings import ReadPath, Settings, WritePath, find_root, settings_main
 from .store import load_images
 from .train import measure_f1
@@ -176,7 +176,8 @@ def score_variants(
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../nbs/evaluate.ipynb #c022
-_files = ('predictions.csv', 'variants.csv', 'record.json', 'report.html', 'README.md') # that the stage leaves in its folder
+_texts = ('report.html', 'README.md') # that people may edit
+_files = ('predictions.csv', 'variants.csv', 'record.json', *_texts) # that the stage leaves in its folder
 
 class Case(NamedTuple):
     "A run and the test crops that it is to be judged on."
@@ -199,7 +200,7 @@ def open_case(
     rows, rivals = open_split(store, info, 'test'), open_rivals(network, info, s, root)
     if rows.photo_id.nunique() < 2: raise ValueError(f'crops: {store}: the test crops come from {rows.photo_id.nunique()} photo(s); an interval needs at least 2')
     find_ledgers(store, info['split'], root)
-    if s.record: check_record_place(root/s.record, 'evaluate')
+    if s.record: check_record_place(root/s.record, 'evaluate', s.model_dump())
     images = load_images(rows.path.tolist(), info['img_size'], info['resize'], progress=True)
     return Case(network, info, hash_file(path), store, rows, images, rivals)
 
@@ -318,7 +319,8 @@ def evaluate(
     "Judge a run and its exported files on the test crops; leave tables, a record, a page and a model card."
     started, clock, root = datetime.now(), perf_counter(), root or find_root()
     case = open_case(s, root)
-    with claim_folder(root/s.out, 'evaluate', _files, s.list_reads(root) | dict(crops=case.store), root):
+    with claim_folder(root/s.out, 'evaluate', _files, s.list_reads(root) | dict(crops=case.store), root) as out:
+        check_unedited(out/name for name in _texts)
         return judge(s, case, root, started, clock)
 
 def judge(

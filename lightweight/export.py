@@ -137,7 +137,7 @@ def export(
     checkpoint, folder = root/s.run/'model.safetensors', root/s.run/'export'
     network, own = load_checkpoint(checkpoint)
     check_rivals(s, folder)
-    if s.record: check_record_place(root/s.record, 'export')
+    if s.record: check_record_place(root/s.record, 'export', s.model_dump())
     store = root/(s.crops or own['crops'])
     with claim_folder(folder, 'export', list_own_files(), s.list_reads(root) | dict(crops=store), root, 'run'):
         rows, valid, info = _write_all(s, store, network, own, checkpoint, folder)

@@ -36,7 +36,7 @@ from .complexity import count_parameters
 from .console import catch_output
 from .metrics import macro_f1
 from .predict import KEY, VERSION, open_model
-from .files import MARKER, hold_lock, read_maker, write_atomically
+from .files import MARKER, hold_lock, nest_files, read_maker, write_atomically
 from .settings import suggest
 
 # %% ../nbs/40_formats.ipynb #c006
@@ -349,8 +349,8 @@ TABLE, COLUMNS = 'export.csv', ['variant', 'file', 'precision', 'passed', 'check
 
 def list_own_files()->list[str]: # patterns, as `claim_folder` takes them
     "List whatever an export may write into its folder."
-    return [TABLE, 'record.json', '.export-*', 'model.int8.onnx', 'model.int8.xml', 'model.int8.bin',
-            *(part.name for format in FORMATS.values() for part in list_parts(Path(format.file)))]
+    parts = ['model.int8.onnx', 'model.int8.xml', 'model.int8.bin', *(part.name for format in FORMATS.values() for part in list_parts(Path(format.file)))]
+    return [TABLE, 'record.json', *parts, *nest_files('.export-????????', parts)]
 
 def read_table(
     folder:str|Path, # of an export

@@ -26,7 +26,7 @@ import lightweight.formats as exported
 from .int8 import make_int8_formats
 from .latency import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates, read_pictures, time_paths, time_settings, time_variants
 from .predict import open_model
-from .files import check_folder, claim_folder
+from .files import check_folder, claim_folder, nest_files
 from .records import check_record_place, make_record, write_record
 from .settings import ReadPath, Settings, SettingsError, WritePath, find_root, resolve_path, settings_main, suggest
 from .store import load_images
@@ -138,6 +138,8 @@ def compare_times(
     return rows.assign(times_eager=rows.network.map(eager)/rows.network_ms, times_published_path=whole[f'{published}, published path']/rows.path_ms)
 
 # %% ../nbs/measure.ipynb #c012
+_files = ('record.json', 'answers.csv', *nest_files('*', exported.list_own_files())) # that the stage leaves in its folder
+
 class MeasureResult(NamedTuple):
     "What the measure stage found."
     ratios:pd.DataFrame # from `compare_times`, for single calls (turn_ms 0) and for turns of equal length
@@ -154,9 +156,9 @@ def measure(
     root = root or find_root()
     for name in s.img_sizes:
         if name not in (known := [*s.networks, s.published]): raise SettingsError(f'img_sizes: {name!r} is not in networks{suggest(name, known)}')
-    if s.record: check_record_place(root/s.record, 'measure')
+    if s.record: check_record_place(root/s.record, 'measure', s.model_dump())
     runs = {name: path for name in s.networks if (path := resolve_path(name, root)).is_dir()}
-    places = dict(out=root/s.out, stage='measure', files=('record.json', 'answers.csv', '*/model*'), reads=s.list_reads(root) | runs, root=root)
+    places = dict(out=root/s.out, stage='measure', files=_files, reads=s.list_reads(root) | runs, root=root)
     check_folder(**places)
     with claim_folder(**places): return _measure(s, root)
 

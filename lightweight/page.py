@@ -34,7 +34,7 @@ from PIL import Image
 
 from .image import GREY
 from .records import check_record
-from .files import write_atomically
+from .files import write_sealed
 from .settings import suggest
 
 # %% ../nbs/48_page.ipynb #c006
@@ -421,7 +421,7 @@ def write_page(
                         summary=render_prose(summary or write_summary(record)), numbers=pick_numbers(record) if numbers is None else numbers,
                         sections=[pack_section(s) for s in sections], command=record['command'], source=list_source(record),
                         hashes={f'Hash of the {k}': v for k, v in record['hashes'].items()}, settings=lay_out(settings))
-    return write_atomically(path, html)
+    return write_sealed(path, html)
 
 # %% ../nbs/48_page.ipynb #c043
 about_fields = dict(
@@ -743,4 +743,4 @@ def write_card(
     check_record(record, 'record')
     text = render_card(record, info, check_about(about))
     check_card(text, str(path))
-    return write_atomically(path, text)
+    return write_sealed(path, text)

@@ -10,7 +10,7 @@ __all__ = ['RaceSettings', 'Group', 'Contestant', 'Goals', 'Plan', 'Step', 'read
            'run_step', 'Price', 'measure_price', 'count_epochs', 'fit_epochs', 'make_run', 'Entrant', 'open_floor',
            'export_once', 'open_entrant', 'score_models', 'judge_run', 'average_runs', 'find_results',
            'record_contestant', 'open_rivals', 'time_entrants', 'keep_judged', 'record_times', 'RaceResult',
-           'share_runs', 'run_contestant', 'check_race', 'race', 'run_plan', 'print_race', 'main']
+           'share_runs', 'run_contestant', 'list_own_files', 'check_race', 'race', 'run_plan', 'print_race', 'main']
 
 # %% ../nbs/race.ipynb #c003
 import hashlib
@@ -34,7 +34,7 @@ from pydantic import Field, NonNegativeInt
 from .compare import t_interval
 from .complexity import describe_network
 from .crop import CropSettings, label_objects
-from .crops import cut_crops, name_crops, read_crops_info, read_manifest, select_large, share_crops
+from .crops import SHARED_FILES, STORE_FILES, cut_crops, name_crops, read_crops_info, read_manifest, select_large, share_crops
 from .evaluate import note_opening, open_baseline
 from .export import ExportSettings, export, open_split, set_limits
 from .floor import fit_colours, fit_majority
@@ -43,7 +43,7 @@ from .formats import ask_model, read_table, read_variants, to_pixels
 from .latency import EagerModel, PublishedModel, describe_setup, open_variants, read_pictures, time_paths, time_variants
 from .metrics import macro_f1
 from .records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
-from .files import claim_folder, hold_lock, write_atomically
+from .files import HEX16, claim_folder, hold_lock, nest_files, write_atomically
 from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main, suggest
 from .splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.standings as standings
@@ -726,7 +726,13 @@ def run_contestant(
         return f
     return share_runs([r for r in runs if r.name == name], work, root)
 
-_files = ('crops/*', 'runs/*', 'patches/*', 'results/*') # that a race leaves in its folder
+def list_own_files()->tuple[str, ...]: # patterns, as `claim_folder` takes them
+    "List whatever a race may write into its folder."
+    stages = {kind: import_module(f'lightweight.{kind}') for kind in _steps}
+    steps = [name for kind, stage in stages.items() for name in (f'[0-9]*-{kind}.json', *nest_files(f'[0-9]*-{kind}', stage._files, previous=True))]
+    stores = [name for part in ('crops/all', f'crops/.all.{HEX16}.part', 'crops/.all.old.part') for name in nest_files(part, STORE_FILES)]
+    runs = ('epochs.json', *nest_files('price', stages['train']._files, previous=True), *nest_files('fold-[0-9]*-seed-[0-9]*', ('test.json', 'test.csv', *steps)))
+    return (*stores, *nest_files('crops/fold-[0-9]*', SHARED_FILES), 'crops/fold-[0-9]*-openings.csv', *nest_files('runs/*', runs), *nest_files('patches', stages['teach']._pieces), 'results/*.json')
 
 def check_race(
     plan:Plan, # checked
@@ -735,7 +741,7 @@ def check_race(
 )->dict: # name of a setting → path that is read
     "Check what is needed at the very end: the baseline, and that no file but a race's own is in a record's place."
     open_baseline(plan.baseline, ['a', 'b'], plan.baseline_img_size, root)
-    for name in (*plan.contestants, standings.TIMES): check_record_place(root/find_results(s)/f'{name}.json', 'race', 'results')
+    for name in (*plan.contestants, standings.TIMES): check_record_place(root/find_results(s)/f'{name}.json', 'race', s.model_dump(), 'results')
     return s.list_reads(root) | plan.list_reads(root) | read_crop_settings(plan, s.plan, root).list_reads(root)
 
 def race(
@@ -749,7 +755,7 @@ def race(
     for name in s.only:
         if name not in plan.contestants: raise SettingsError(f'only = {name}: {s.plan} has no such contestant{suggest(name, plan.contestants)}')
     if s.freeze: return freeze_folds(plan, s, root, say)
-    with claim_folder(root/s.out, 'race', _files, check_race(plan, s, root), root, alone=False): return run_plan(plan, s, root, say)
+    with claim_folder(root/s.out, 'race', list_own_files(), check_race(plan, s, root), root, alone=False): return run_plan(plan, s, root, say)
 
 def run_plan(
     plan:Plan, # checked

@@ -10,6 +10,7 @@ __all__ = ['record_fields', 'hash_file', 'hash_data', 'describe_commit', 'descri
 import hashlib
 import json
 import math
+import os
 import platform
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -141,10 +143,15 @@ def read_record(
 def check_record_place(
     path:str|Path, # where a record is to be written; '' = nowhere
     stage:str, # that writes it
+    settings:dict=MappingProxyType({}), # of the stage that is to write it
     field:str='record', # name of the setting, for the message
 ):
-    "Refuse to write a record over anything but a record of the same stage."
+    "Refuse to write a record over anything but a record of the same stage, run and folder."
+    def describe(stage, settings): return ', '.join([stage, *(f'{k} = {os.path.normpath(settings[k])}' for k in ('run', 'out') if settings.get(k))])
     def is_own(file):
-        try: return read_record(file, stage) is not None
+        try: old = read_record(file)
         except ValueError: return False
+        there, new = describe(old['stage'], old['settings']), describe(stage, settings)
+        if there != new: raise FileExistsError(f'{field} = {path}: this is the record of {there}, not of {new}; move it away or name another')
+        return True
     if str(path): check_file(path, is_own, field=field)

@@ -144,7 +144,7 @@ class Saver(Callback):
 
     def clear(self):
         "Remove the state files of a run that is complete."
-        for path in self.folder.glob('resume-*.state'): path.unlink()
+        for path in self.folder.glob('resume-[01].state'): path.unlink()
 
     @property
     def start_epoch(self)->int: # of the phase it stopped in

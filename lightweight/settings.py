@@ -63,6 +63,10 @@ def _kinds(annotation):
     if get_origin(annotation) in (Union, UnionType): return [k for a in get_args(annotation) for k in _kinds(a)]
     return [annotation]
 
+def _holds(annotation, *kinds):
+    "Whether a declared type, or what its lists hold, is of these kinds."
+    return any(k in kinds or get_origin(k) in kinds or (get_origin(k) is list and _holds(get_args(k)[0], *kinds)) for k in _kinds(annotation))
+
 def _read_yaml_text(text, loader, kind):
     try: return yaml.load(text, loader)
     except yaml.YAMLError as e: raise ValueError(f'not readable as a {kind}: {e}'.replace('\n', ' ')) from None
@@ -75,6 +79,7 @@ def read_text(
     kinds, word = _kinds(annotation), text.strip()
     origins = {get_origin(k) or k for k in kinds}
     if type(None) in kinds and word.lower() in ('', 'none', 'null'): return None
+    if '_' in word and _holds(annotation, int, float) and not _holds(annotation, str, dict): raise ValueError('write numbers without _')
     if bool in kinds and len(kinds) > 1 and word.lower() in ('true', 'false', 'yes', 'no', 'on', 'off'): return word.lower() in ('true', 'yes', 'on')
     if dict in origins and (str not in origins or word.startswith('{')): return _read_yaml_text(text, yaml.SafeLoader, 'mapping {name: value}')
     if list not in origins: return text
@@ -101,9 +106,21 @@ def plain_values(
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     return {k:v for k,v in names.items() if not k.startswith('_') and k not in _notebook_names and isinstance(v, plain)}
 
+_null = ''': a lone ~, null or nothing behind the colon is YAML's null; write "~/" in quotes for the home folder, or '' for an empty text'''
+
+def _list_choices(annotation):
+    "What a field of several simple types takes, in words; '' for other fields."
+    words = {bool: ['true', 'false'], int: ['a whole number'], float: ['a number'], type(None): ['none']}
+    choices = [get_args(k) if get_origin(k) is Literal else words.get(k, ()) for k in _kinds(annotation)]
+    return ', '.join(str(c) for some in choices for c in some) if len(choices) > 1 and all(choices) else ''
+
 def _explain(error, fields):
     name = '.'.join(str(p) for p in error['loc']) or 'settings'
     if error['type'] == 'extra_forbidden': return f'unknown parameter {name}{suggest(name, fields)}'
+    first = error['loc'][0] if error['loc'] else ''
+    if first in fields and error['type'].endswith(('_parsing', '_type', 'literal_error')) and (choices := _list_choices(fields[first].annotation)):
+        return hide_secrets(f"{first} = {error['input']!r}: choose from {choices}")
+    if error['type'] == 'string_type' and error['input'] is None: return f'{name}{_null}'
     hint = '; put it in quotes' if error['type'] == 'string_type' and isinstance(error['input'], (bool, float)) else ''
     return hide_secrets(f"{name} = {error['input']!r}: {error['msg']}{hint}")
 
@@ -148,7 +165,7 @@ class Settings(BaseModel):
         source = source or cls.__name__
         try: return cls(**cls.read_values(values, variables))
         except ValidationError as e:
-            problems = [_explain(error, cls.model_fields) for error in e.errors()]
+            problems = dict.fromkeys(_explain(error, cls.model_fields) for error in e.errors())      # each once: a choice may fail in several ways
             raise SettingsError(f"{source}: " + '\n  '.join(problems)) from None
         except SettingsError as e: raise SettingsError(f'{source}: {e}') from None
 

@@ -15,10 +15,11 @@ __all__ = ['STORAGES', 'DONE', 'QUEUED', 'SAMPLERS', 'COSTS', 'parse_storage', '
 import errno
 import hashlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -108,10 +109,12 @@ def mend_journal(
     "Cut off half a line that a full disk or a power cut left at the end; the next line would be glued to it."
     lock.acquire()
     try:
-        data = path.read_bytes() if path.exists() else b''
-        if not data.endswith(b'\n') and data:
-            with open(path, 'r+b') as f: f.truncate(data.rfind(b'\n') + 1)
         check_journal(path)
+        data = path.read_bytes() if path.exists() else b''
+        rest = data[(whole := data.rfind(b'\n') + 1):].strip(b'\0')
+        if not rest.startswith(b'{"'[:len(rest)]): raise ValueError(f'{path}: this is not a journal of Optuna; move it away or name another')
+        if whole < len(data):
+            with open(path, 'r+b') as f: f.truncate(whole)
     finally: lock.release()
 
 def open_journal(
@@ -157,6 +160,17 @@ def find_database(
     "Say where the file of a SQLite database is."
     return root/Path(parse_storage(where).database or '').expanduser()
 
+def _is_database(path, tries=20):
+    "Whether a file is a database of Optuna; one that another worker has just begun to make gets two seconds."
+    for _ in range(tries):
+        try:
+            with open(path, 'rb') as f, closing(sqlite3.connect(path, timeout=60)) as database:
+                if f.read(15) not in (b'', b'SQLite format 3'): return False
+                if {('studies',), ('trials',)} <= {*database.execute('SELECT name FROM sqlite_master')}: return True
+        except sqlite3.DatabaseError: return False
+        time.sleep(.1)
+    return False
+
 def check_storage(
     where:str, # as in the table above
     root:Path, # what relative paths are counted from
@@ -164,7 +178,7 @@ def check_storage(
 ):
     "Refuse the address of a storage before anything is written."
     if where != 'journal' and parse_storage(where).get_backend_name() == 'sqlite':
-        check_file(find_database(where, root), lambda path: path.read_bytes()[:15] in (b'', b'SQLite format 3'), reads, field='storage')
+        check_file(find_database(where, root), _is_database, reads, field='storage')
 
 def open_proxy(
     where:str, # grpc://HOST:PORT

@@ -350,7 +350,7 @@ def list_places(
 )->dict: # arguments of `check_folder` and `claim_folder`
     "Say what a sweep reads and where it writes."
     stem = Path(s.notebook).stem.replace('[', '[[]')
-    files = (TABLE, *(f'*/{name}' for name in ('parameters.yaml', 'running.ipynb', 'failed.ipynb', 'log.txt', f'{stem}.ipynb', f'{stem}/*', f'{stem}.previous/*')))
+    files = (TABLE, *(f'*/{name}' for name in ('parameters.yaml', 'running.ipynb', 'failed.ipynb', 'log.txt', f'{stem}.ipynb', f'{stem}/**', f'{stem}.previous/**')))    # '**': filled and guarded by the notebook's own stage
     given = {k: resolve_path(v, root) for k, v in read_base(s, root).items() if k in ('crops', 'photos') and isinstance(v, str)}
     return dict(out=root/s.out, stage='sweep', files=files, reads=s.list_reads(root) | given, root=root)
 

@@ -24,7 +24,7 @@ from .crops import read_crops_info
 from .dataloaders import use_threads
 from .distillation import Pooled, Teacher, check_teacher, draw_patches, fit_pupil, hash_network
 from .distillation import list_train_photos, make_patch_loaders, make_pupil, open_features, open_patches
-from .files import check_folder, claim_folder
+from .files import HEX16, check_folder, claim_folder
 from .records import hash_data, hash_file, make_record, write_record
 from .settings import ReadPath, Settings, StageStopped, WritePath, find_root, resolve_path, settings_main
 from .train import check_kept, choose_device, describe_resumed, explain_rest, explain_stop, take_up
@@ -101,8 +101,9 @@ def build_student(
     return build_network(name, 1, False, s.cut, root, s.head_width), *normalization(name)
 
 # %% ../nbs/teach.ipynb #c027
-_files = ('record.json', 'features.safetensors', 'features.json', 'history.csv', 'resume-*.state') # of a run's folder
-_pieces = ('patches-*.csv', 'patches-*.npy', 'features-*.npy', '.patches-*.npy.part', '.features-*.npy.part') # of the folder of pieces
+_files = ('record.json', 'features.safetensors', 'features.json', 'history.csv', 'resume-[01].state') # of a run's folder
+_arrays = (f'patches-{HEX16}-*px.npy', f'features-{HEX16}.npy')
+_pieces = (f'patches-{HEX16}.csv', *_arrays, *(f'.{name}.part' for name in _arrays)) # of the folder of pieces
 
 def list_places(
     s:TeachSettings, # the settings

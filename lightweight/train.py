@@ -29,15 +29,16 @@ from .complexity import describe_network
 from .console import explain_error
 from .crops import name_crops, read_crops_info
 from .dataloaders import DataSettings, make_dataloaders
-from .distillation import Teach, TeachCached, check_teacher, load_teacher, open_logits
-from .files import check_folder, claim_folder, keep_previous
+from .distillation import LOGITS_FILES, Teach, TeachCached, check_teacher, load_teacher, open_logits
+from .files import check_folder, claim_folder, keep_previous, nest_files
+from .formats import list_own_files
 from .distributed import join_world, main_first, run_folder, share, share_training
 from .losses import make_loss
 from .metrics import bootstrap_interval, compute_metrics, tabulate_probabilities
 from .records import hash_data, hash_file, make_record, read_record, write_record
 from .resume import find_state
 from .settings import ReadPath, StageStopped, WritePath, find_root, resolve_path, settings_main
-from .tracking import check_tracker, follow_run
+from .tracking import check_tracker, follow_run, tracker_files
 from .training import TrainingSettings, fit, load_checkpoint, make_learner, precision_callbacks, predict_images
 from .training import read_checkpoint_info, settle
 from .zoo import build_network, normalization, resolve_network
@@ -86,9 +87,8 @@ def choose_device(
     return device
 
 # %% ../nbs/train.ipynb #c038
-_files = ('record.json', 'model.safetensors', 'model.json', 'history.csv', 'history.jsonl', 'resume-*.state', 'tensorboard/*', 'wandb', 'wandb/*', 'mlflow/*',
-         'export/export.csv', 'export/record.json', 'export/model*.onnx', 'export/model*.xml', 'export/model*.bin', 'export/model*.pt', 'export/model*.pte',
-         'export/model*.json', 'export/.export-*', 'logits-*.npy', '.logits-*.npy.part') # of a run's folder
+_files = ('record.json', 'model.safetensors', 'model.json', 'history.csv', 'history.jsonl', 'resume-[01].state', *tracker_files,
+         *nest_files('export', list_own_files()), *LOGITS_FILES) # of a run's folder
 
 def list_places(
     s:TrainSettings, # the settings

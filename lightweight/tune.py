@@ -26,7 +26,7 @@ from optuna.trial import Trial, TrialState
 from pydantic import Field, field_serializer
 
 from .cost import count_cost, find_format, measure_cost, open_untrained, time_reference
-from .crops import name_crops, read_crops_info
+from .crops import SHARED_FILES, name_crops, read_crops_info
 from .fidelity import rank_agreement, shorten, thin_crops
 from .genotype import write_genotype
 from .predict import Model
@@ -34,13 +34,13 @@ from .records import check_record_place, make_record, write_record
 from .score import competition_score
 from .search_space import Draw, describe_draw, make_draw, name_draw, read_draw
 from .console import explain_error, hide_secrets
-from .files import check_folder, claim_folder, write_atomically
+from .files import check_folder, check_unedited, claim_folder, is_edited, nest_files, write_atomically, write_sealed
 from .settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from .study import Queue, check_storage, choose_trial, derive_seed, draw_figures, find_front, find_twin, follow_best, guard_storage
 from .study import hide_password, keep_trained, stops_worker
 from .study import copy_twin, count_trials, make_sampler, measure_span, open_storage, open_study, save_figures, select_trained
 from .study import set_budgets, spread_plans, tabulate_trials, work
-from .train import TrainSettings, build_from, train
+from .train import _files as _run_files, TrainSettings, build_from, train
 from .zoo import build_network
 
 # %% ../nbs/tune.ipynb #c006
@@ -110,10 +110,11 @@ def check_training(
     reads = TrainSettings.check(s.training, 'training').list_reads(root)
     return {f'training: {k}': path for k, path in reads.items() if k in s.training}
 
-_files = ('study.log', 'study.log.lock*', 'study.txt', 'crops/crops.json', 'crops/manifest.csv', 'crops/decoded-*.npy', 'trials/[0-9]*/network.yaml',
-         'trials/[0-9]*/short/*', 'trials/[0-9]*/long/*', 'trials/[0-9]*/short.previous/*', 'trials/[0-9]*/long.previous/*', 'chosen/network.yaml',
-         'chosen/train.yaml', 'chosen/train/*', 'chosen/train.previous/*', 'front/[0-9]*/network.yaml', 'front/[0-9]*/train.yaml',
-         'front/[0-9]*/train/*', 'front/[0-9]*/train.previous/*', 'figures/*.png', 'trials.csv', 'record.json') # what is in OUT
+_choice = ('network.yaml', 'train.yaml', *nest_files('train', _run_files, previous=True))
+_trial = ('network.yaml', *(name for run in ('short', 'long') for name in nest_files(run, _run_files, previous=True)))
+_files = ('study.log', 'study.log.lock', 'study.log.lock*-*.rename', 'study.txt', 'trials.csv', 'record.json', *nest_files('crops', SHARED_FILES),
+         *nest_files('trials/[0-9]*', _trial), *nest_files('chosen', _choice), *nest_files('front/[0-9]*', _choice),
+         *(f'figures/{name}.png' for name in ('history', 'importances', 'parallel', 'slices', 'front'))) # what is in OUT
 
 def list_places(
     s:TuneSettings, # the settings
@@ -131,8 +132,10 @@ def check_tune(
     find_format(s.variant)
     try: check_storage(s.storage, root, places['reads'])
     except ValueError as e: raise SettingsError(str(e)) from None
-    if s.record: check_record_place(root/s.record, 'tune')
+    if s.record: check_record_place(root/s.record, 'tune', s.model_dump())
     check_folder(**places)
+    check_unedited((root/s.out).glob('chosen/train.yaml'))
+    check_unedited((root/s.out).glob('front/*/train.yaml'))
     kept = root/s.out/'study.txt'
     if kept.is_file() and (name := kept.read_text(encoding='utf-8').rstrip('\n')) != s.study:
         raise SettingsError(f'out = {s.out}: the trials of the study {name!r} are there; choose another folder for {s.study!r}')
@@ -235,7 +238,7 @@ def remove_states(
     folder:Path, # of a training that will not go on
 ):
     "Remove the saved states of a training, which are larger than its weights."
-    for path in folder.glob('resume-*.state'): path.unlink(missing_ok=True)
+    for path in folder.glob('resume-[01].state'): path.unlink(missing_ok=True)
 
 def train_trial(
     bench:Bench, # what a worker needs
@@ -340,13 +343,13 @@ def write_choice(
 )->Path: # train.yaml
     "Write a network of the study so that it can be trained."
     t = plan_training(bench, read_draw(trial.user_attrs), folder, folder/'train', long=True)
-    return write_atomically(folder/'train.yaml', yaml.safe_dump(t.changed() | dict(crops=t.crops, out=t.out), sort_keys=False))
+    return write_sealed(folder/'train.yaml', yaml.safe_dump(t.changed() | dict(crops=t.crops, out=t.out), sort_keys=False), '# {}')
 
 def remove_choice(
     folder:Path, # from `write_choice`
 ):
     "Remove a network that is no longer on the front; what was trained of it stays, with its texts."
-    if (folder/'train').exists(): return
+    if (folder/'train').exists() or is_edited(folder/'train.yaml'): return
     for name in ('network.yaml', 'train.yaml'): (folder/name).unlink(missing_ok=True)
     if not any(folder.iterdir()): folder.rmdir()
 
