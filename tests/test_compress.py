@@ -10,7 +10,7 @@ import pytest
 from test_house import BIN, ROOT
 from test_stages import SETTLED, wait_until
 
-from lightweight.records import read_record
+from lightweight.core.records import read_record
 
 STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=8, **SETTLED))), dict(train=dict(epochs=8, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
 
@@ -18,8 +18,8 @@ STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=8, **SETTLED))), dict(t
 @pytest.fixture
 def crops(tmp_path):
     "The sample's crops without those of the test split."
-    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight-crop"], cwd=ROOT, check=True)
-    if not (ROOT/"outputs/sample/train/record.json").exists(): subprocess.run([BIN/"lightweight-train"], cwd=ROOT, check=True)
+    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT, check=True)
+    if not (ROOT/"outputs/sample/train/record.json").exists(): subprocess.run([BIN/"lightweight", "train"], cwd=ROOT, check=True)
     shutil.copytree(ROOT/"outputs/sample/crops", tmp_path/"crops")
     shutil.rmtree(tmp_path/"crops/test")
     return tmp_path/"crops"
@@ -27,7 +27,7 @@ def crops(tmp_path):
 
 def start(crops, out):
     options = dict(steps=json.dumps(STEPS), out=out, crops=crops, max_latency_ms=1e9)  # everything is fast enough: what is kept depends on F1 alone
-    return subprocess.Popen([BIN/"lightweight-compress", *(w for k, v in options.items() for w in (f"--{k}", str(v)))], cwd=ROOT,
+    return subprocess.Popen([BIN/"lightweight", "compress", *(w for k, v in options.items() for w in (f"--{k}", str(v)))], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

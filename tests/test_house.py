@@ -131,8 +131,8 @@ def run_installed(place, folder, *command):
 
 
 def test_installed_package_works_outside_the_repository(installed, tmp_path):
-    code = ("import lightweight; from lightweight.zoo import build_network; from lightweight.score import competition_score; from lightweight.coco import read_coco;"
-            "from lightweight.complexity import count_parameters, count_modules, count_macs;"
+    code = ("import lightweight; from lightweight.models.build import build_network; from lightweight.metrics.score import competition_score; from lightweight.data.coco import read_coco;"
+            "from lightweight.models.complexity import count_parameters, count_modules, count_macs;"
             "n = build_network('mobilenetv3', 6); print(count_parameters(n), count_modules(n), round(competition_score(0.7012, 58.1225), 4));"
             "build_network('tiny', 6); print(lightweight.__file__)")
     done = run_installed(installed, tmp_path, "-c", code)
@@ -145,10 +145,10 @@ def test_installed_package_works_outside_the_repository(installed, tmp_path):
 
 def test_defaults_work_outside_the_repository(installed, tmp_path):
     "In an empty folder: help, then crops and a training of the embedded sample; the class map and the network come with the package."
-    done = run_installed(installed, tmp_path, "lightweight-train", "--help")
+    done = run_installed(installed, tmp_path, "lightweight", "train", "--help")
     assert done.returncode == 0 and "--network" in done.stdout, done.stderr[-2000:]
     assert not list(tmp_path.iterdir())
-    for command in (["lightweight-crop"], ["lightweight-train", "--epochs", "1", "--img_size", "32"]):
+    for command in (["lightweight", "crop"], ["lightweight", "train", "--epochs", "1", "--img_size", "32"]):
         done = run_installed(installed, tmp_path, *command)
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path/"outputs/sample/crops/manifest.csv").is_file() and (tmp_path/"outputs/sample/train/record.json").is_file()
@@ -210,7 +210,7 @@ def test_commit_cleans_what_is_staged_and_nothing_else(tmp_path):
 
 def test_readme_and_pictures_are_made_from_records(tmp_path):
     "The README's tables and pictures are filled from results; a figure that no record holds has no way in."
-    done = run(BIN/"lightweight-results", tmp_path)
+    done = run(BIN/"lightweight", "results", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     made = {str(f.relative_to(tmp_path)): f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     assert "README.md" in made
@@ -228,9 +228,9 @@ def test_text_names_no_private_place():
 
 def test_real_photos():
     "With TACO in place, its odd corners are found and nothing is lost without a reason."
-    from lightweight.class_map import apply_class_map, read_class_map
-    from lightweight.coco import read_coco
-    from lightweight.settings import resolve_path
+    from lightweight.data.class_map import apply_class_map, read_class_map
+    from lightweight.data.coco import read_coco
+    from lightweight.core.settings import resolve_path
     annotations = resolve_path("data/taco/annotations.json", ROOT)
     if not annotations.exists(): pytest.skip("data/taco is not here; data/README.md says how to get it")
     coco, n = read_coco(annotations), len(json.loads(annotations.read_text())["annotations"])

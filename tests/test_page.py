@@ -10,10 +10,10 @@ import pytest
 from test_house import ROOT
 
 from lightweight import report
-from lightweight.metrics import compute_metrics, confusion
-from lightweight.page import Section, tabulate, write_page
-from lightweight.records import read_record
-from lightweight.sample import make_sample
+from lightweight.metrics.metrics import compute_metrics, confusion
+from lightweight.evaluation.page import Section, tabulate, write_page
+from lightweight.core.records import read_record
+from lightweight.data.sample import make_sample
 
 PATIENCE_MS = 600_000  # a browser on a busy machine; what is waited for is the event
 ATTACK = "<script>alert(1)</script>"

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from test_house import ROOT
 
-from lightweight.coco import read_coco
-from lightweight.crops import read_manifest
-from lightweight.predict import Predictor, list_images
-from lightweight.sample import make_sample
+from lightweight.data.coco import read_coco
+from lightweight.data.crops import read_manifest
+from lightweight.deploy.runtime import Predictor, list_images
+from lightweight.data.sample import make_sample
 
 
 def make(stage, *options):
@@ -58,8 +58,8 @@ def bare(tmp_path_factory):
 
 
 def predict(bare, *options, **kwargs):
-    "Run `lightweight-predict` there, in a folder that is not the checkout."
-    return subprocess.run([bare/"lightweight-predict", *map(str, options)], cwd=bare, capture_output=True, text=True, **kwargs)
+    "Run `lightweight predict` there, in a folder that is not the checkout."
+    return subprocess.run([bare/"lightweight", "predict", *map(str, options)], cwd=bare, capture_output=True, text=True, **kwargs)
 
 
 def read_table(text): return list(csv.DictReader(io.StringIO(text)))
@@ -109,7 +109,7 @@ def test_coco_file_comes_back_labelled(made, bare, tmp_path):
     before, after = read_coco(annotations).objects, read_coco(out, annotations.parent).objects
     box = ["photo_id", "x", "y", "w", "h"]                                        # a box without a known category is answered too, and may be the same as another
     assert len(before.merge(after, on=box)) == len(before)
-    found = read_coco(annotations).findings                                    # what is wrong with boxes is said as `lightweight-check` says it
+    found = read_coco(annotations).findings                                    # what is wrong with boxes is said as `lightweight check` says it
     for kind in ("crowd region", "zero-area box"):
         assert f": {(found.kind == kind).sum()} × {kind} (" in done.stderr and found.detail[found.kind == kind].iloc[0] in done.stderr, done.stderr
     crops = read_manifest(made/"crops", "valid")
@@ -153,7 +153,7 @@ def test_result_file_is_whole_or_not_there(made, bare, tmp_path):
     out, images = tmp_path/"answers.csv", list_images(made/"crops")
     assert predict(bare, model_of(made), images[0], "--out", out).returncode == 0
     before = out.read_text()
-    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), "-", "--out", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([bare/"lightweight", "predict", model_of(made), "-", "--out", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdin.write("\n".join([*images, "none.jpg", ""]))
     run.stdin.flush()
     assert "none.jpg" in run.stderr.readline(), "it is told in its turn, so the images before it are answered"
@@ -188,21 +188,21 @@ def test_what_was_written_can_be_read_again(made, bare, tmp_path):
 def test_stream_is_answered_line_by_line(made, bare):
     "The answer to a path comes before the next path is given."
     images = list_images(made/"crops/valid")[:3]
-    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), "-", "--threads", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([bare/"lightweight", "predict", model_of(made), "-", "--threads", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = [run.stdout.readline()]                                      # the header
     for image in images:
         run.stdin.write(image + "\n")
         run.stdin.flush()
         lines.append(run.stdout.readline())
     rest, told = run.communicate("none.jpg\n")
-    assert run.returncode == 1 and rest == "" and told == "lightweight-predict: none.jpg: there is no such file\n"
+    assert run.returncode == 1 and rest == "" and told == "lightweight predict: none.jpg: there is no such file\n"
     assert "".join(lines) == predict(bare, model_of(made), *images).stdout
 
 
 def test_reader_may_leave(made, bare):
-    "`lightweight-predict … | head -1` ends quietly."
+    "`lightweight predict … | head -1` ends quietly."
     images = list_images(made/"crops")*20
-    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), *images], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([bare/"lightweight", "predict", model_of(made), *images], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.readline()
     run.stdout.close()
     told = run.stderr.read()
@@ -219,7 +219,7 @@ def seconds(*command):
 def test_first_answer_costs_little_more_than_the_imports(made, bare):
     "From the start of a process to its first answer, beside the start of one that imports the libraries and does nothing."
     image, libraries = list_images(made/"crops/valid")[0], "import cv2, numpy, onnxruntime, PIL.Image"
-    answer = f"from lightweight.predict import Predictor; print(Predictor({str(model_of(made))!r})({image!r}).label)"
+    answer = f"from lightweight.deploy.runtime import Predictor; print(Predictor({str(model_of(made))!r})({image!r}).label)"
     times = [[seconds(bare/"python", "-c", code) for code in (libraries, answer)] for _ in range(5)]        # in turns
     imports, first = (min(column) for column in zip(*times))
     print(f"\nfirst answer after {first:.2f} s, imports alone {imports:.2f} s")

@@ -39,7 +39,7 @@ def test_commands_do_not_repeat_what_libraries_say(tmp_path):
 
 def start(out, preexec_fn=None, **changed):
     options = [w for k, v in (OPTIONS | changed).items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=preexec_fn)
+    return subprocess.Popen([BIN/"lightweight", "train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=preexec_fn)
 
 
 def digest(out): return hashlib.sha256((out/"model.safetensors").read_bytes()).hexdigest()
@@ -75,7 +75,7 @@ def moments(out, rng):
 
 
 def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
-    assert (ROOT/"outputs/sample/crops/crops.json").exists() or subprocess.run([BIN/"lightweight-crop"], cwd=ROOT).returncode == 0
+    assert (ROOT/"outputs/sample/crops/crops.json").exists() or subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT).returncode == 0
     whole, broken, rng = tmp_path/"whole", tmp_path/"broken", random.Random(1)
     run = start(whole)
     assert run.wait() == 0, run.stdout.read()

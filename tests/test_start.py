@@ -2,12 +2,12 @@
 import pytest
 from test_house import ROOT
 
-from lightweight.crop import CropSettings, crop
-from lightweight.pruning import prune_blocks, prune_network
-from lightweight.records import hash_file
-from lightweight.train import TrainSettings, train
-from lightweight.training import load_checkpoint, read_checkpoint_info, save_checkpoint
-from lightweight.zoo import list_widths
+from lightweight.stages.crop import CropSettings, crop
+from lightweight.compression.pruning import prune_blocks, prune_network
+from lightweight.core.records import hash_file
+from lightweight.stages.train import TrainSettings, train
+from lightweight.training.learner import load_checkpoint, read_checkpoint_info, save_checkpoint
+from lightweight.models.build import list_widths
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from test_house import ROOT
 
-from lightweight.crop import CropSettings, crop
-from lightweight.sample import make_sample
-from lightweight.settings import StageStopped
-from lightweight.teach import TeachSettings, teach
-from lightweight.train import TrainSettings, explain_rest, train
-from lightweight.training import read_checkpoint_info
+from lightweight.stages.crop import CropSettings, crop
+from lightweight.data.sample import make_sample
+from lightweight.core.settings import StageStopped
+from lightweight.stages.teach import TeachSettings, teach
+from lightweight.stages.train import TrainSettings, explain_rest, train
+from lightweight.training.learner import read_checkpoint_info
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 
