@@ -8,7 +8,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run test test-slow mutants readme lab race tune dashboard clean
+.PHONY: run test test-slow mutants notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
@@ -32,6 +32,10 @@ N ?= 60
 SEED ?= 1
 mutants: .venv/installed
 	$(BIN)/python tests/mutate.py -n $(N) --seed $(SEED) -j 2
+
+# Run the pages at the top of nbs/ and store their outputs. make notebooks PAGES="train crop": only these.
+notebooks: .venv/installed
+	$(BIN)/python tests/outputs.py $(PAGES)
 
 readme: .venv/installed
 	$(BIN)/nbdev_export

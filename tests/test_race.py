@@ -83,7 +83,7 @@ def test_summary_of_anything_else_is_one_sentence(tmp_path, monkeypatch, capsys)
     (tmp_path/"binary.json").write_bytes(bytes(range(256)))
     (tmp_path/"folder.json").mkdir()
     for name in [*files, "binary", "folder", "missing"]:
-        monkeypatch.setattr(sys, "argv", ["lightweight", "summary", str(tmp_path/f"{name}.json")])
+        monkeypatch.setattr(sys, "argv", ["lightweight summary", str(tmp_path/f"{name}.json")])
         with pytest.raises(SystemExit) as stopped: summary_main()
         printed, said = capsys.readouterr()
         assert stopped.value.code == 2 and f"{name}.json" in said and not printed, (name, said)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_house import ROOT, STAGES
+from test_house import ROOT, STAGES, name_page
 from test_notebooks import run_notebook
 
 BIN = Path(sys.executable).parent
@@ -22,7 +22,7 @@ OPTIONS = SETTLED | dict(crops="outputs/sample/crops", network="timm:lcnet_035",
                          freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)
 
 
-@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=name_page)
 def test_stage_notebook(path, request):
     run_notebook(path, request)
 

@@ -222,7 +222,7 @@ def track(
             yield item
             progress.update(1)
 
-# %% ../../nbs/core/01_console.ipynb #n001
+# %% ../../nbs/core/01_console.ipynb #fa126b40
 def list_some(
     names:Iterable, # anything that can be shown
     most:int=8, # how many to show

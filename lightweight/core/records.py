@@ -80,7 +80,7 @@ def write_command(
 )->str:
     "Write the command line that repeats a run."
     texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in changed.items()}
-    options = (f'--{k} {shlex.quote(text)}' for k, text in texts.items())
+    options = (f"--{k.replace('_', '-')} {shlex.quote(text)}" for k, text in texts.items())
     return ' '.join([f'lightweight {stage}', *options])
 
 def make_record(

@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['ReadPath', 'WritePath', 'find_root', 'resolve_path', 'resolve_config', 'SettingsError', 'StageStopped', 'read_text',
-           'plain_values', 'Settings', 'read_yaml', 'read_settings_file', 'make_parser', 'parse_settings',
-           'settings_main']
+           'plain_values', 'Settings', 'comment_parameters', 'read_yaml', 'read_settings_file', 'make_parser',
+           'parse_settings', 'settings_main']
 
 # %% ../../nbs/core/03_settings.ipynb #c003
 import argparse
+import html
+import io
 import json
 import os
 import re
+import sys
+import tokenize
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -180,12 +184,32 @@ class Settings(BaseModel):
         "The values that differ from the defaults: what one must type to get this run again."
         return self.model_dump(mode='json', exclude_defaults=True)
 
+    def _repr_html_(self)->str:
+        rows = [(name, getattr(self, name), field.default, field.description or '') for name, field in type(self).model_fields.items()]
+        bold = lambda value, default: f'<b>{html.escape(str(value))}</b>' if value != default else html.escape(str(value))
+        cells = (f'<tr><td>{n}</td><td>{bold(v, d)}</td><td>{html.escape(str(d))}</td><td style="text-align:left">{html.escape(t)}</td></tr>' for n, v, d, t in rows)
+        return f'<table><tr><th>name</th><th>value</th><th>default</th><th>meaning</th></tr>{"".join(cells)}</table>'
+
     def list_reads(self,
         root:str|Path, # what relative paths are counted from
     )->dict[str, Path]: # name of the field → what is there
         "List the files and folders that the settings name to be read, as far as they exist."
         found = {name: resolve_path(value, root) for name in self.list_paths('reads') if isinstance(value := getattr(self, name), str) and value}
         return {name: path for name, path in found.items() if path.exists()}
+
+# %% ../../nbs/core/03_settings.ipynb #c051
+def comment_parameters(
+    source:str, # a `parameters` cell
+    cls:type[Settings], # the stage's settings class
+)->str: # the same cell
+    "Put the description of each setting behind its line."
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    ends = {t.start[0]: t.start[1] for t in tokens if t.type == tokenize.COMMENT}
+    lines = source.splitlines()
+    for i, line in enumerate(lines):
+        field = cls.model_fields.get(line.partition(' = ')[0])
+        if field: lines[i] = f'{line[:ends.get(i + 1)].rstrip()}  # {field.description}'
+    return '\n'.join(lines)
 
 # %% ../../nbs/core/03_settings.ipynb #c031
 class _UniqueLoader(yaml.SafeLoader):
@@ -234,8 +258,13 @@ def make_parser(
     parser.add_argument('-f', '--file', action='append', help='a YAML file of name: value; options on the command line win over it')
     for name, field in cls.model_fields.items():
         text = f'{field.description or ""} (default: {_show_default(field.default)})'.replace('%', '%%')
-        parser.add_argument(f'--{name}', metavar='VALUE', help=text, default=argparse.SUPPRESS)
+        parser.add_argument('--' + name.replace('_', '-'), dest=name, metavar='VALUE', help=text, default=argparse.SUPPRESS)
     return parser
+
+def _write_dashes(word):
+    "Write the name of an option with dashes: `--img_size`, as the parameter is called, is understood, too."
+    name, *value = word.split('=', 1)
+    return '='.join([name.replace('_', '-'), *value]) if word.startswith('--') else word
 
 def parse_settings(
     cls:type[Settings], # the stage's settings class
@@ -243,13 +272,13 @@ def parse_settings(
     prog:str=None, # the command's name
 )->Settings:
     "Read a command line into checked settings; whatever is not understood is an error."
-    known, rest = make_parser(cls, prog).parse_known_args(argv)
+    known, rest = make_parser(cls, prog).parse_known_args([_write_dashes(word) for word in (sys.argv[1:] if argv is None else argv)])
     files, typed, file = known.file or [], {k: v for k, v in vars(known).items() if k != 'file'}, {}
     if len(files) > 1: raise SettingsError(f"command line: one settings file at a time, not {' and '.join(files)}")
-    names = [u[2:].partition('=')[0] for u in rest if u.startswith('--')]
+    names = [u[2:].partition('=')[0].replace('-', '_') for u in rest if u.startswith('--')]
     if unknown := [name for name in names if name and name not in cls.model_fields]: typed |= dict.fromkeys(unknown)
     elif cls.positional and len(rest) == 1 and not rest[0].startswith('-') and cls.positional not in typed: typed[cls.positional] = rest[0]
-    elif rest: raise SettingsError(f"command line: not understood: {' '.join(rest)}; options are written --name value, and --help lists them")
+    elif rest: raise SettingsError(f"command line: not understood: {' '.join(rest)}; options are written --name VALUE, and --help lists them")
     if files:
         file = read_settings_file(files[0], cls)
         cls.check(file, files[0])
