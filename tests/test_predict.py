@@ -22,7 +22,7 @@ from lightweight.data.sample import make_sample
 
 def make(stage, *options):
     "Run a stage of the checkout."
-    command = [sys.executable, "-c", f"from lightweight.{stage} import main; main()", *options]
+    command = [sys.executable, "-c", f"from lightweight.stages.{stage} import main; main()", *options]
     done = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
