@@ -56,6 +56,12 @@ def clean_output(output):
     return dict(output_type="display_data", data=kept, metadata={})
 
 
+def list_pictures(nb):
+    "Stored pictures of cells tagged `picture-NAME`, which the README shows as results/NAME.png."
+    tagged = [(tag.removeprefix("picture-"), c) for c in nb["cells"] for tag in c["metadata"].get("tags", []) if tag.startswith("picture-")]
+    return {name: base64.b64decode(o["data"]["image/png"]) for name, c in tagged for o in c["outputs"] if "image/png" in o.get("data", {})}
+
+
 def store_outputs(path):
     "Run a page and write its outputs into it."
     import nbformat
@@ -67,6 +73,7 @@ def store_outputs(path):
         if cell["cell_type"] != "code": continue
         shown = [] if "unstored" in cell["metadata"].get("tags", []) else map(clean_output, done["outputs"])
         cell["outputs"] = [o for o in shown if o]
+    for name, picture in list_pictures(nb).items(): (ROOT/f"results/{name}.png").write_bytes(picture)
     nb["metadata"]["outputs_of"] = hash_source(nb)
     path.write_text(json.dumps(nb, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -80,6 +80,7 @@ def test_stored_outputs_belong_to_the_source(path):
     nb = json.loads(path.read_text())
     assert nb["metadata"].get("outputs_of") == outputs.hash_source(nb), f"make notebooks PAGES={path.stem}"
     stored = json.dumps([c["outputs"] for c in code_cells(path)])
+    for name, picture in outputs.list_pictures(nb).items(): assert (ROOT/f"results/{name}.png").read_bytes() == picture, name
     assert stored.count("output_type") > 0 and path.stat().st_size < 600_000 and not re.search(r"/tmp/|/home/|0x[0-9a-f]{9}|Traceback", stored)
 
 
