@@ -258,7 +258,8 @@ def check_file(
     path, real, label = Path(path), Path(os.path.realpath(path)), f'{field} = {path}'
     if real.is_dir(): raise IsADirectoryError(f'{label}: this is a folder; name a file')
     for what, read in reads.items():
-        if real == Path(os.path.realpath(read)): raise ValueError(f'{label}: this is {what}, which is read; name another file')
+        if real == Path(os.path.realpath(read)):
+            raise ValueError(f'{label}: this is {what}, which is read; name another file')
     _check_overlap(label, real, reads, _inputs, 'name a file elsewhere')
     blocked = next((p for p in real.parents if p.exists() and not p.is_dir()), None)
     if blocked: raise NotADirectoryError(f'{label}: {blocked} is a file, not a folder')
