@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,16 @@ def hash_source(nb):
     "Hash what the outputs depend on: the source of the page's code cells."
     source = [["".join(c["source"]), c["metadata"].get("tags", [])] for c in nb["cells"] if c["cell_type"] == "code"]
     return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
+
+
+def comment_parameters(source, cls):
+    "The source of a `parameters` cell, with the description of each setting behind its line."
+    comments = {t.start[0]: t.start[1] for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    lines = source.splitlines()
+    for i, line in enumerate(lines):
+        field = cls.model_fields.get(line.partition(" = ")[0])
+        if field: lines[i] = f"{line[:comments.get(i + 1)].rstrip()}  # {field.description}"
+    return "\n".join(lines)
 
 
 def shrink_picture(data):

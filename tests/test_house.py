@@ -11,8 +11,6 @@ from pathlib import Path
 import outputs
 import pytest
 
-from lightweight.core.settings import comment_parameters
-
 ROOT = Path(__file__).parent.parent
 NBS = sorted((ROOT/"nbs").rglob("[!.]*.ipynb"))
 BIN = Path(sys.executable).parent
@@ -154,7 +152,7 @@ def test_parameters_cell_names_every_setting_at_its_default(path):
     exec("".join(cell["source"]), names)
     names.pop("__builtins__")
     assert names == cls().model_dump()
-    assert comment_parameters("".join(cell["source"]), cls) == "".join(cell["source"]), "each line has its field's description behind it"
+    assert outputs.comment_parameters("".join(cell["source"]), cls) == "".join(cell["source"]), "each line has its field's description behind it"
 
 
 @pytest.mark.parametrize("path", STAGES, ids=name_page)
