@@ -23,8 +23,8 @@ class Command(NamedTuple):
 COMMANDS = {
     'Data': dict(
         sample=Command('data.sample:main', 'draw a small annotated data set, for trying things out'),
-        download=Command('data.coco:download_main', 'download the photos that a COCO file names'),
-        check=Command('data.coco:main', 'report what is wrong with a COCO file and its photos'),
+        download=Command('data.download:main', 'download the photos that a COCO file names'),
+        check=Command('data.check:main', 'report what is wrong with a COCO file and its photos'),
         eda=Command('stages.eda:main', 'explore an annotated data set'),
         crop=Command('stages.crop:main', 'cut annotated objects into train, valid and test crops')),
     'Training': dict(
