@@ -1,7 +1,7 @@
 """Does a test notice when the code is wrong? Draws small faults in the exported code, makes each in a copy of the repository
 (in the notebook and in the module), and runs the notebook that explains the code and the tests that have its name.
 
-    make mutants N=60 SEED=1          # or: .venv/bin/python tests/mutate.py -n 60 --seed 1 -j 2 --out outputs/mutants.jsonl [--only train,data/04_coco]
+    make mutants N=60 SEED=1          # or: .venv/bin/python tests/mutate.py -n 60 --seed 1 -j 2 --out outputs/mutants.jsonl [--only train,data/05_coco]
 
 Each mutation is a line of JSON in the file: notebook, cell, line of the cell, kind, before, after, and the result: killed, survived, or
 timeout (longer than FACTOR times the page unmutated, which counts as killed). Stopped and started again, it goes on with what is missing.

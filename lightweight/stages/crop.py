@@ -18,15 +18,17 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from ..data.class_map import apply_class_map, count_left_out, read_class_map
-from ..data.coco import CocoData, read_coco, summarise_findings
+from ..data.check import summarise_findings
+from ..data.coco import CocoData, read_coco
 from ..core.console import list_some
 from ..data.crops import STORE_FILES as _STORE_FILES, cut_crops, hold_store, read_crops_info, select_large
 from ..core.files import check_folder
 from ..core.records import make_record, write_record
 from ..data.sample import make_sample
 from ..core.settings import ReadPath, Settings, WritePath, find_root, resolve_config, resolve_path, settings_main
-from ..data.splits import (ALIKE as _ALIKE, check_splits, count_splits, find_groups, make_splits, pair_certain,
-                                pair_copies, parse_grouping, read_split_rows, read_splits, save_splits)
+from ..data.copies import pair_certain, pair_copies
+from ..data.splits import (ALIKE as _ALIKE, check_splits, count_splits, find_groups, make_splits,
+                                     parse_grouping, read_split_rows, read_splits, save_splits)
 
 # %% ../../nbs/crop.ipynb #c006
 class CropSettings(Settings):
