@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'LOCK', 'HEX16', 'Paths', 'write_atomically', 'hold_lock', 'append_line', 'list_files', 'nest_files',
-           'find_foreign', 'read_maker', 'name_previous', 'check_folder', 'claim_folder', 'keep_previous', 'check_file',
-           'write_sealed', 'is_edited', 'check_unedited']
+           'find_foreign', 'read_maker', 'check_own', 'name_previous', 'check_folder', 'claim_folder', 'keep_previous',
+           'check_file', 'write_sealed', 'is_edited', 'check_unedited']
 
 # %% ../../nbs/core/02_files.ipynb #c002
 import fnmatch
@@ -149,7 +149,13 @@ def _check_place(out, reads, root, field, within):
     kept = {"the repository's root": root, 'the working folder': Path.cwd(), 'the home folder': os.path.expanduser('~')}
     _check_overlap(label, real, {**kept, **reads}, within, advice)
 
-def _check_own(out, stage, files, field):
+def check_own(
+    out:str|Path, # output folder, existing or not
+    stage:str, # name of the stage, such as 'train'
+    files:Iterable[str], # patterns of the files that the stage writes
+    field:str='out', # name of the setting, for the message
+):
+    "Refuse a folder with files that the stage did not make."
     "Refuse a folder with files that the stage did not write."
     names, label, advice = list_files(out), f'{field} = {out}', 'move it away or choose another folder'
     foreign = find_foreign(out, files)
@@ -179,7 +185,7 @@ def check_folder(
     "Check that a stage may write to a folder, without changing anything."
     for name in (Path, name_previous) if previous else (Path,):
         _check_place(place := name(out), reads, root, field, within)
-        _check_own(place, stage, files, field)
+        check_own(place, stage, files, field)
 
 # %% ../../nbs/core/02_files.ipynb #c019
 def _release(out, made):
@@ -212,7 +218,7 @@ def claim_folder(
     except Timeout: raise FileExistsError(f'{field} = {out}: another {stage} is running there; '
                                           'wait until it ends, or choose another folder') from None
     try:
-        _check_own(out, stage, files, field)
+        check_own(out, stage, files, field)
         for name in list_files(out) if alone else ():
             if _is_temporary(name, files): (out/name).unlink(missing_ok=True)
         if read_maker(out) != stage: write_atomically(out/MARKER, f'{stage}\n')
@@ -230,7 +236,7 @@ def keep_previous(
     out, previous = Path(out), name_previous(out)
     moving, own = previous/'.moving', [name for name in list_files(out) if _matches(name, files)]
     if own and not moving.exists():
-        _check_own(previous, stage, files, 'out')
+        check_own(previous, stage, files, 'out')
         for name in list_files(previous):
             if _matches(name, files): (previous/name).unlink()
         write_atomically(previous/MARKER, f'{stage}\n')
