@@ -155,7 +155,6 @@ def check_own(
     files:Iterable[str], # patterns of the files that the stage writes
     field:str='out', # name of the setting, for the message
 ):
-    "Refuse a folder with files that the stage did not make."
     "Refuse a folder with files that the stage did not write."
     names, label, advice = list_files(out), f'{field} = {out}', 'move it away or choose another folder'
     foreign = find_foreign(out, files)
