@@ -35,7 +35,7 @@ COMMANDS = {
     'Results': dict(
         export=Command('stages.export:main', 'write ONNX, OpenVINO and other files, each checked against the checkpoint'),
         evaluate=Command('stages.evaluate:main', 'measure F1 and latency on the test split and write a report'),
-        predict=Command('deploy.runtime:main', 'classify images with an exported file'),
+        predict=Command('deploy.predict:main', 'classify images with an exported file'),
         submit=Command('deploy.submission:main', 'write the submission file of the published project'),
         summary=Command('stages.evaluate:summary_main', "print an evaluation's result again")),
     'Experiments': dict(
