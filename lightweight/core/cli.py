@@ -29,7 +29,7 @@ COMMANDS = { # group → name → (module:function, description)
     'Results': dict(
         export=('stages.export:main', 'write ONNX, OpenVINO and other files, checked against the checkpoint'),
         evaluate=('stages.evaluate:main', 'measure F1 and latency on the test split and write a report'),
-        predict=('deploy.runtime:main', 'classify images with an exported file'),
+        predict=('deploy.predict:main', 'classify images with an exported file'),
         submit=('deploy.submission:main', 'write the submission file of the published project'),
         summary=('stages.evaluate:summary_main', 'print the result of an evaluation')),
     'Experiments': dict(

@@ -119,7 +119,7 @@ def time_predict(
     bare = len(paths)/(perf_counter() - start)
     (out/'answers.csv').unlink(missing_ok=True)
     start = perf_counter()
-    command = [sys.executable, '-c', 'from lightweight.deploy.runtime import main; main()', file, *paths, '--threads', s.n_threads, '--out', out/'answers.csv']
+    command = [sys.executable, '-c', 'from lightweight.deploy.predict import main; main()', file, *paths, '--threads', s.n_threads, '--out', out/'answers.csv']
     subprocess.run([str(c) for c in command], check=True)
     predict = len(paths)/(perf_counter() - start)
     return dict(file=file.name, network=file.parent.name, predict_images_per_s=predict, bare_images_per_s=bare, ratio=predict/bare, n=len(paths))

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ..core.console import run_command
 from .readme import make_readme, to_markdown
 from ..core.records import read_record
-from ..evaluation.report import make_axes, write_key
+from ..evaluation.plots import make_axes, write_key
 from ..metrics.score import competition_score
 from ..core.files import check_file, write_atomically
 from ..core.settings import find_root

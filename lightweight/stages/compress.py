@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lightweight.deploy.formats as exported
-import lightweight.evaluation.report as drawn
+import lightweight.evaluation.plots as drawn
 from ..models.complexity import count_parameters, describe_network
 from ..deploy.cost import find_format, time_beside, time_reference
 from ..data.crops import name_crops, read_crops_info
@@ -44,7 +44,7 @@ from ..metrics.metrics import macro_f1
 from ..deploy.runtime import Model, open_model
 from ..compression.pruning import cut_after, find_droppable, prune_depth, prune_network, rank_by_influence, rank_by_score
 from ..core.records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
-from ..evaluation.report import make_axes, spread_labels, write_key, write_title
+from ..evaluation.plots import make_axes, spread_labels, write_key, write_title
 from ..core.files import check_folder, claim_folder, nest_files, write_atomically
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, resolve_path, settings_main, suggest
 from ..data.cache import open_store

@@ -19,8 +19,9 @@ from ..data.coco import CocoData
 from .crop import find_annotations, label_objects
 from ..core.files import claim_folder
 from ..core.records import make_record, write_record
-from ..evaluation.report import (cut_examples, plot_box_sizes, plot_boxes_per_photo, plot_class_counts, plot_duplicates,
-                                plot_examples, plot_findings, plot_leak, plot_photos_per_batch, save_figures, save_tables)
+from ..evaluation.data_plots import (cut_examples, plot_box_sizes, plot_boxes_per_photo, plot_class_counts,
+    plot_duplicates, plot_examples, plot_findings, plot_leak, plot_photos_per_batch)
+from ..evaluation.plots import save_figures, save_tables
 from ..core.settings import ReadPath, Settings, WritePath, find_root, settings_main
 from ..data.splits import ALIKE as _ALIKE, make_splits, measure_leak, parse_grouping
 

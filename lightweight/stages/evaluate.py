@@ -30,9 +30,10 @@ from .export import ExportSettings, export, open_split
 from ..deploy.formats import ask_model, read_table, read_variants, to_pixels
 from ..deploy.timing import EagerModel, describe_setup, list_rows, measure_starts, open_variants, read_pictures, time_paths
 from ..metrics.metrics import bin_confidence, calibration_error, compute_metrics, confusion, macro_f1, tabulate_probabilities, tabulate_sizes
-from ..evaluation.page import Section, write_card, write_page
+from ..evaluation.card import write_card
+from ..evaluation.page import Section, write_page
 from ..core.records import check_record_place, hash_file, make_record, read_record, write_record
-from ..evaluation.report import plot_confusion, plot_corruptions, plot_latency, plot_per_class, plot_reliability, plot_sizes, plot_worst
+from ..evaluation.result_plots import plot_confusion, plot_corruptions, plot_latency, plot_per_class, plot_reliability, plot_sizes, plot_worst
 from ..evaluation.gradcam import grad_cam, has_map, plot_saliency
 from ..metrics.score import competition_score
 from ..core.files import append_line, check_unedited, claim_folder, write_atomically
