@@ -28,7 +28,7 @@ NOTES = """
 import sys
 from datetime import datetime
 from pathlib import Path
-from lightweight.stages.evaluate import note_opening
+from lightweight.core.ledger import note_opening
 store, name, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print('ready', flush=True)
 sys.stdin.readline()

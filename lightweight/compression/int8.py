@@ -15,12 +15,14 @@ from time import process_time
 import numpy as np
 import pandas as pd
 
-from ..deploy.formats import FORMATS, LIMITS, TABLE, Deployable, Format, add_rows, export_format, make_onnx, read_table, read_variants, remove_export
+from ..deploy.formats import FORMATS, LIMITS, Deployable, Format, add_rows, export_format, make_onnx
+from ..deploy.formats import read_table, read_variants, remove_export
+from ..experiments.sweep import TABLE
 from ..deploy.timing import time_variants
 from ..deploy.runtime import KEY
 from .quantization import RUNTIMES, find_exclusions, measure_sensitivities, quantize_onnx, quantize_openvino
 from ..core.files import write_atomically
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/compression/03_int8.ipynb #c006
 def _quantize(quantize, network, info, images, ignored, graph):

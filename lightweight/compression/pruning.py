@@ -26,7 +26,7 @@ from torch_pruning.ops import OPTYPE
 from ..models.complexity import count_macs, count_parameters
 from ..models.genotype import Genotype, parse_genotype
 from ..models.layers import Bottleneck, round_width
-from ..core.settings import suggest
+from ..core.console import suggest
 from ..models.build import CutNetwork, build_network, cut_network, drop_blocks, list_blocks, split_blocks, update_recipe
 
 # %% ../../nbs/compression/01_pruning.ipynb #c006

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.console import catch_output
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/compression/02_quantization.ipynb #c006
 def _round(x, scale, low, high):

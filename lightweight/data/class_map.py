@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/data/08_class_map.ipynb #c027
 def read_text(

@@ -18,7 +18,7 @@ from ..models.complexity import count_macs, count_parameters
 from .formats import FORMATS, Format, make_deployable, pick_precision
 from .timing import make_model_call, time_interleaved
 from .runtime import Model, open_model
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/deploy/04_cost.ipynb #c005
 def count_cost(

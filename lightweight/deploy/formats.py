@@ -33,7 +33,7 @@ from ..core.console import catch_output
 from ..metrics.metrics import macro_f1
 from .runtime import KEY, VERSION, open_model
 from ..core.files import MARKER, hold_lock, nest_files, read_maker, write_atomically
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/deploy/02_formats.ipynb #c016
 class Deployable(nn.Module):

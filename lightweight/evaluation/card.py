@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..core.files import write_sealed
 from ..core.records import check_record
-from ..core.settings import suggest
+from ..core.console import suggest
 from ..data.image import GREY
 from .page import (compare_times, lay_out, list_source, say_f1, say_seeds, say_speed, say_support,
                                          tabulate)

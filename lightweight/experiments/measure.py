@@ -28,7 +28,9 @@ from ..deploy.timing import EagerModel, PublishedModel, describe_setup, list_row
 from ..deploy.runtime import open_model
 from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import check_record_place, make_record, write_record
-from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, resolve_path, settings_main, suggest
+from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, resolve_path
+from ..core.settings import settings_main
+from ..core.console import suggest
 from ..data.cache import load_images
 from ..training.learner import load_checkpoint
 from ..models.build import build_network, normalization

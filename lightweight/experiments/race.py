@@ -35,7 +35,8 @@ from ..stages.compare import t_interval
 from ..models.complexity import describe_network
 from ..stages.crop import CropSettings, label_objects
 from ..data.crops import SHARED_FILES, STORE_FILES, cut_crops, name_crops, read_crops_info, read_manifest, select_large, share_crops
-from ..stages.evaluate import note_opening, open_baseline
+from ..core.ledger import note_opening
+from ..stages.evaluate import open_baseline
 from ..stages.export import ExportSettings, export, open_split, set_limits
 from ..metrics.baselines import fit_colours, fit_majority
 import lightweight.deploy.formats as exported
@@ -44,7 +45,9 @@ from ..deploy.timing import EagerModel, PublishedModel, describe_setup, open_var
 from ..metrics.metrics import macro_f1
 from ..core.records import check_record_place, hash_data, hash_file, make_record, read_record, write_record
 from ..core.files import HEX16, claim_folder, hold_lock, nest_files, write_atomically
-from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main, suggest
+from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root
+from ..core.settings import read_yaml, resolve_config, resolve_path, settings_main
+from ..core.console import suggest
 from ..data.splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.experiments.standings as standings
 from ..data.cache import load_images

@@ -37,7 +37,8 @@ from ..core.records import read_record
 from ..core.console import hide_secrets
 from ..core.files import check_folder, claim_folder, write_atomically
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml, resolve_config, resolve_path
-from ..core.settings import settings_main, suggest
+from ..core.settings import settings_main
+from ..core.console import suggest
 
 # %% ../../nbs/experiments/02_sweep.ipynb #c006
 class SweepSettings(Settings):

@@ -25,7 +25,8 @@ import lightweight
 from .genotype import Genotype, Network, cut_genotype, find_mismatch, make_network, parse_genotype
 from .genotype import read_genotype, to_dict, to_genotype
 from .layers import Conv, GlobalPool, Linear, init_weights
-from ..core.settings import resolve_config, resolve_path, suggest
+from ..core.settings import resolve_config, resolve_path
+from ..core.console import suggest
 
 # %% ../../nbs/models/03_build.ipynb #c006
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

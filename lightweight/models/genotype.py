@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import nn
 
 from ..core.files import write_atomically
-from ..core.settings import suggest
+from ..core.console import suggest
 from .layers import ACT_NAMES, LAYERS, POOLS, init_weights
 
 # %% ../../nbs/models/02_genotype.ipynb #c005

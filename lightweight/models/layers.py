@@ -11,7 +11,7 @@ __all__ = ['ACTIVATIONS', 'ACT_NAMES', 'POOLS', 'LAYERS', 'round_width', 'make_a
 import torch
 from torch import nn
 
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/models/01_layers.ipynb #c005
 def round_width(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..models.genotype import Genotype, parse_genotype, to_dict, to_yaml
 from ..models.layers import round_width
 from ..core.records import hash_data
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/search/01_space.ipynb #c005
 class Span(NamedTuple):

@@ -39,7 +39,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ..core.console import explain_error, hide_secrets
 from ..core.files import check_file, write_atomically
-from ..core.settings import StageStopped, suggest
+from ..core.settings import StageStopped
+from ..core.console import suggest
 
 # %% ../../nbs/search/03_study.ipynb #c005
 STORAGES = ('journal', 'sqlite:///FILE', 'postgresql://USER@HOST/NAME', 'mysql://USER@HOST/NAME', 'grpc://HOST:PORT')

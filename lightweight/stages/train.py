@@ -28,7 +28,8 @@ from torch import nn
 from ..models.complexity import describe_network
 from ..core.console import explain_error
 from ..data.crops import name_crops, read_crops_info
-from ..data.loaders import DataSettings, make_dataloaders
+from ..data.augment import DataSettings
+from ..data.loaders import make_dataloaders
 from ..training.distillation import LOGITS_FILES, Teach, TeachCached, check_teacher, load_teacher, open_logits
 from ..core.files import check_folder, claim_folder, keep_previous, nest_files
 from ..deploy.formats import list_own_files

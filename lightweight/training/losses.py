@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.settings import suggest
+from ..core.console import suggest
 
 # %% ../../nbs/training/01_losses.ipynb #c005
 class CrossEntropy(nn.Module):

@@ -18,7 +18,7 @@ from fastai.callback.core import Callback
 from fastcore.xtras import modified_env
 
 from ..core.files import write_atomically
-from ..core.settings import suggest
+from ..core.console import suggest
 from .learner import Keeper
 
 # %% ../../nbs/training/06_trackers.ipynb #c006
