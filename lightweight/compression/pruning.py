@@ -27,7 +27,8 @@ from ..models.complexity import count_macs, count_parameters
 from ..models.genotype import Genotype, parse_genotype
 from ..models.layers import Bottleneck, round_width
 from ..core.console import suggest
-from ..models.build import CutNetwork, build_network, cut_network, drop_blocks, list_blocks, split_blocks, update_recipe
+from ..models.build import CutNetwork, build_network, cut_network, split_blocks
+from ..models.surgery import drop_blocks, list_blocks, update_recipe
 
 # %% ../../nbs/compression/01_pruning.ipynb #c006
 def _name(network): return getattr(network, 'recipe', {}).get('name', type(network).__name__)

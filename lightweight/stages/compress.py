@@ -34,7 +34,7 @@ from ..data.cache import open_store
 from ..data.crops import name_crops, read_crops_info
 from ..deploy.cost import time_beside, time_reference
 from ..deploy.runtime import open_model
-from ..evaluation.report import save_figures
+from ..evaluation.plots import save_figures
 from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml
 from .export import open_split

@@ -42,7 +42,7 @@ from .autotune import shrink
 from ..data.splits import SPLITS
 from ..data.cache import name_store, open_store
 from .learner import StopAtNaN, load_checkpoint, read_checkpoint_info, save_checkpoint
-from ..models.build import read_width
+from ..models.surgery import read_width
 
 # %% ../../nbs/training/07_distillation.ipynb #c006
 def soften(

@@ -42,7 +42,7 @@ from .resume import Saver, deterministic_algorithms
 from ..core.files import write_atomically
 from ..core.settings import Settings
 from .autotune import Progressive, computes_bf16, choose_compile, choose_way, measure_compile, plan_sizes, time_steps
-from ..models.build import rebuild_network
+from ..models.surgery import rebuild_network
 
 # %% ../../nbs/training/04_learner.ipynb #c007
 class TrainingSettings(Settings):
