@@ -25,8 +25,8 @@ from ..models.layers import round_width
 from .runtime import Predictor, explain_rest, list_folder, load_image
 from ..core.files import claim_folder, write_atomically
 from ..core.settings import ReadPath, Settings, WritePath, find_root, read_yaml, settings_main
-from ..training.autotune import time_turns
-from ..training.learner import load_checkpoint
+from ..training.autotune import time_interleaved
+from ..training.checkpoint import load_checkpoint
 from ..models.build import IMAGENET, build_network, load_weights
 
 # %% ../../nbs/deploy/05_submission.ipynb #c005
@@ -171,7 +171,7 @@ def submit(
     with claim_folder(root/s.dst, 'submit', ['submission.json'], s.list_reads(root), root, 'dst', ('img_root',)):
         (files, closed, rest), (network, info) = find_images(root/s.img_root), open_weight(s, root)
         with use_threads(s.n_threads):
-            profile = time_turns(dict(network=make_network_call(network, info['img_size'])), s.n_profile, 5, clock)['network']
+            profile = time_interleaved(dict(network=make_network_call(network, info['img_size'])), s.n_profile, 5, clock)['network']
             answers, seconds, unread = answer_images(NetworkPredictor(network, info), files, clock)
         why = '; '.join(f'{path}: {reason}' for path, reason in ({files[name]: reason for name, reason in unread.items()} | closed).items())
         unread |= closed

@@ -30,7 +30,7 @@ from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import check_record_place, make_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, resolve_path, settings_main, suggest
 from ..data.cache import load_images
-from ..training.learner import load_checkpoint
+from ..training.checkpoint import load_checkpoint
 from ..models.build import build_network, normalization
 
 # %% ../../nbs/experiments/measure.ipynb #c006

@@ -49,7 +49,7 @@ from ..core.files import check_folder, claim_folder, nest_files, write_atomicall
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, resolve_path, settings_main, suggest
 from ..data.cache import open_store
 from .train import _files as _run_files, TrainSettings, explain_stop, find_teacher, measure_f1, pick_decisive, train_once
-from ..training.learner import load_checkpoint, normalize_images, predict_images, save_checkpoint
+from ..training.checkpoint import load_checkpoint, normalize_images, predict_images, save_checkpoint
 
 # %% ../../nbs/compress.ipynb #c006
 class CompressSettings(Settings):

@@ -39,7 +39,7 @@ from ..core.files import append_line, check_unedited, claim_folder, write_atomic
 from ..core.settings import ReadPath, Settings, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from .train import measure_f1
-from ..training.learner import load_checkpoint, predict_images
+from ..training.checkpoint import load_checkpoint, predict_images
 from ..models.build import build_network, normalization
 
 # %% ../../nbs/evaluate.ipynb #c006
