@@ -9,7 +9,7 @@ _MODULES = {
     "data.coco": ["read_coco"], "data.crops": ["read_manifest"], "data.splits": ["make_splits"],
     "models.build": ["build_network"], "models.complexity": ["count_macs", "count_parameters"],
     "metrics.metrics": ["compute_metrics"], "metrics.score": ["competition_score"],
-    "training.learner": ["load_checkpoint"], "deploy.runtime": ["Predictor"],
+    "training.checkpoint": ["load_checkpoint"], "deploy.runtime": ["Predictor"],
     **{f"stages.{stage}": [stage, f"{stage.capitalize()}Settings"] for stage in ("crop", "train", "tune", "compress", "export", "evaluate", "compare")}}
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = ["__version__", *_PLACES]

@@ -10,7 +10,7 @@ from test_house import BIN, ROOT
 README = (ROOT/"README.md").read_text()
 # Lines that need TACO, hours, several GPUs, or a person who looks on, and where the same options are tested instead.
 ELSEWHERE = {"make run": "the stages, one by one, in test_stages.py", "make tune": "test_tune.py", "make dashboard": "test_tune.py",
-             "lightweight sweep": "test_sweep.py", "torchrun": "the page training/05_distributed", "lightweight compress": "test_compress.py"}
+             "lightweight sweep": "test_sweep.py", "torchrun": "the page training/06_distributed", "lightweight compress": "test_compress.py"}
 SMALL = ["-p", "epochs", "1", "-p", "img_size", "32"]
 
 

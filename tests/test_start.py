@@ -6,7 +6,7 @@ from lightweight.stages.crop import CropSettings, crop
 from lightweight.compression.pruning import prune_blocks, prune_network
 from lightweight.core.records import hash_file
 from lightweight.stages.train import TrainSettings, train
-from lightweight.training.learner import load_checkpoint, read_checkpoint_info, save_checkpoint
+from lightweight.training.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
 from lightweight.models.surgery import list_widths
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)

@@ -11,7 +11,7 @@ from lightweight.data.sample import make_sample
 from lightweight.core.settings import StageStopped
 from lightweight.stages.teach import TeachSettings, teach
 from lightweight.stages.train import TrainSettings, explain_rest, train
-from lightweight.training.learner import read_checkpoint_info
+from lightweight.training.checkpoint import read_checkpoint_info
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import nn
 
-import lightweight.evaluation.report as report
+import lightweight.evaluation.result_plots as report
 from lightweight.compression.pruning import (cut_after, find_droppable, prune_depth, prune_network, rank_by_influence,
     rank_by_score)
 from ..core.settings import Settings, SettingsError
@@ -28,7 +28,7 @@ from ..deploy.cost import find_format
 from ..deploy.formats import Format
 from ..metrics.metrics import macro_f1
 from ..models.complexity import count_parameters
-from ..training.learner import normalize_images, predict_images
+from ..training.checkpoint import normalize_images, predict_images
 
 # %% ../../nbs/compression/04_steps.ipynb #c006
 class CutOptions(Settings):

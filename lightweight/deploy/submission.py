@@ -26,8 +26,8 @@ from .inputs import explain_rest, list_folder, load_image
 from .runtime import Predictor
 from ..core.files import claim_folder, write_atomically
 from ..core.settings import ReadPath, Settings, WritePath, find_root, read_yaml, settings_main
-from ..training.autotune import time_turns
-from ..training.learner import load_checkpoint
+from ..training.autotune import time_interleaved
+from ..training.checkpoint import load_checkpoint
 from ..models.build import IMAGENET, build_network, load_weights
 
 # %% ../../nbs/deploy/07_submission.ipynb #c005
@@ -172,7 +172,7 @@ def submit(
         (files, closed, rest), (network, info) = find_images(root/s.img_root), open_weight(s, root)
         with use_threads(s.n_threads):
             call = make_network_call(network, info['img_size'])
-            profile = time_turns(dict(network=call), s.n_profile, 5, clock)['network']
+            profile = time_interleaved(dict(network=call), s.n_profile, 5, clock)['network']
             answers, seconds, unread = answer_images(NetworkPredictor(network, info), files, clock)
         reasons = {files[name]: reason for name, reason in unread.items()} | closed
         unread |= closed

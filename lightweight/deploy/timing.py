@@ -31,7 +31,7 @@ from .formats import list_parts
 from ..data.image import open_photo, plan_reading, read_pixels, resize_image
 from .runtime import open_model
 from ..core.records import describe_machine, describe_versions
-from ..training.autotune import time_turns
+from ..training.autotune import time_interleaved
 
 # %% ../../nbs/deploy/03_timing.ipynb #c006
 def count_repeats(
@@ -41,7 +41,7 @@ def count_repeats(
 )->int: # at least 1
     "Count how often a call fits into a turn, by the fastest of three calls."
     if not turn_ms: return 1
-    once = min(time_turns(dict(call=call), 3, 1, clock)['call'])
+    once = min(time_interleaved(dict(call=call), 3, 1, clock)['call'])
     return max(1, round(turn_ms/1000/max(once, 1e-7)))
 
 def time_interleaved(
@@ -62,7 +62,7 @@ def time_interleaved(
     for name, call in calls.items():
         if pause: turns['pause', name] = pause
         turns['call', name] = repeat(call, n[name])
-    seconds = time_turns(turns, n_rounds, n_warmup, clock)
+    seconds = time_interleaved(turns, n_rounds, n_warmup, clock)
     times = np.array([1000*np.array(seconds['call', name])/n[name] for name in calls])
     percentiles = {f'p{q}_ms': np.percentile(times, q, axis=1) for q in (50, 90, 99)}
     return pd.DataFrame(percentiles | dict(min_ms=times.min(1), n=n_rounds), index=list(calls))
@@ -303,7 +303,7 @@ def measure_matmul_rates(
         return lambda: a@b
     calls, rows = {(precision, size): make(size, dtype) for precision, dtype in DTYPES.items() for size in sizes}, []
     for n in sorted(set(threads)):
-        with use_threads(n): seconds = time_turns(calls, n_rounds, 2, clock)
+        with use_threads(n): seconds = time_interleaved(calls, n_rounds, 2, clock)
         rates = {p: max(size**3/min(seconds[p, size]) for size in sizes)/1e9 for p in DTYPES}
         rows += [dict(precision=p, n_threads=n, gmacs_per_s=rate) for p, rate in rates.items()]
     return pd.DataFrame(rows)

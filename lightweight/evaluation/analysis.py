@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-import lightweight.evaluation.report as report
+import lightweight.evaluation.result_plots as report
 from .gradcam import grad_cam, has_map, plot_saliency
 from .robustness import measure_robustness
 from ..metrics.metrics import bin_confidence, calibration_error, compute_metrics, confusion, tabulate_sizes

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from .plots import make_axes, show_images, write_title
-from ..training.learner import normalize_images
+from ..training.checkpoint import normalize_images
 
 # %% ../../nbs/evaluation/05_gradcam.ipynb #c005
 @contextmanager

@@ -29,7 +29,7 @@ from ..core.records import check_record_place, make_record, write_record
 from .rivals import (PlainCrops, StoredCrops, compare_speed, count_batches, make_fastai_dls, make_fastai_learner, make_plain_loader,
                                 make_plain_trainer, profile_training, sum_convolutions, summarize_speed, time_rounds, train_epoch)
 from ..core.settings import ReadPath, WritePath, find_root, resolve_path, settings_main
-from ..training.learner import TrainingSettings, make_learner, settle
+from ..training.learner import TrainingSettings, make_learner, resolve_auto
 from ..models.build import build_network, normalization
 
 # %% ../../nbs/experiments/benchmark.ipynb #c006
@@ -97,7 +97,7 @@ def time_loaders(
 # %% ../../nbs/experiments/benchmark.ipynb #c012
 def _make_ours(s, dls, network, out):
     loss, wanted = nn.CrossEntropyLoss(), TrainingSettings()
-    settled, lines = settle(wanted, network, *dls.train.one_batch(), loss, n_steps=len(dls.train))
+    settled, lines = resolve_auto(wanted, network, *dls.train.one_batch(), loss, n_steps=len(dls.train))
     return make_learner(dls, network, loss, settled, out, {}, say=lambda line: None), '; '.join(lines)
 
 def _make_batch(dls, bs): # of valid images, over and over

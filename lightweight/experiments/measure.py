@@ -32,7 +32,7 @@ from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_r
 from ..core.settings import settings_main
 from ..core.console import suggest
 from ..data.cache import load_images
-from ..training.learner import load_checkpoint
+from ..training.checkpoint import load_checkpoint
 from ..models.build import build_network, normalization
 
 # %% ../../nbs/experiments/measure.ipynb #c006

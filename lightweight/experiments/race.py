@@ -52,7 +52,7 @@ from ..data.splits import check_splits, fold_splits, hash_splits, make_folds, re
 import lightweight.experiments.standings as standings
 from ..data.cache import load_images
 from ..stages.train import TrainSettings, measure_f1, train
-from ..training.learner import load_checkpoint
+from ..training.checkpoint import load_checkpoint
 from ..models.build import resolve_network, split_name
 
 # %% ../../nbs/experiments/race.ipynb #c006

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from ..data.image import GREY
-from ..training.autotune import time_turns
+from ..training.autotune import time_interleaved
 
 # %% ../../nbs/experiments/01_rivals.ipynb #c007
 class PlainCrops(Dataset):
@@ -151,7 +151,7 @@ def time_rounds(
     clock:Callable[[], float]=time.perf_counter, # seconds
 )->pd.DataFrame: # one row a round, one column a name: seconds
     "Time several calls in turns and keep every round."
-    return pd.DataFrame(time_turns(calls, n_rounds, n_warmup, clock))
+    return pd.DataFrame(time_interleaved(calls, n_rounds, n_warmup, clock))
 
 def count_batches(
     seconds:float, # one batch takes

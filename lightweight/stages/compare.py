@@ -26,7 +26,7 @@ from ..core.files import check_folder, claim_folder, nest_files, write_atomicall
 from ..core.records import check_record_place, make_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main
 from .train import _files as _run_files, TrainSettings, build_from, train_once
-from ..training.learner import load_checkpoint
+from ..training.checkpoint import load_checkpoint
 
 # %% ../../nbs/compare.ipynb #c006
 class CompareSettings(Settings):

@@ -40,7 +40,8 @@ from ..models.genotype import parse_genotype, to_yaml
 from .export import open_split
 from .train import _files as _run_files, TrainSettings, choose_device, explain_stop, find_teacher
 from .train import measure_f1, pick_decisive, train_once
-from ..training.learner import load_checkpoint, normalize_images, predict_images, save_checkpoint, settle
+from ..training.checkpoint import load_checkpoint, normalize_images, predict_images, save_checkpoint
+from ..training.learner import resolve_auto
 from ..training.losses import make_loss
 
 # %% ../../nbs/compress.ipynb #c006

@@ -39,7 +39,7 @@ from ..models.build import build_network, normalization
 from ..models.complexity import describe_network
 from .export import ExportSettings, export, open_split
 from .train import measure_f1
-from ..training.learner import load_checkpoint, predict_images
+from ..training.checkpoint import load_checkpoint, predict_images
 
 # %% ../../nbs/evaluate.ipynb #c006
 class EvaluateSettings(Settings):

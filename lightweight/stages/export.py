@@ -24,7 +24,7 @@ from ..metrics.metrics import tabulate_probabilities
 from ..core.records import check_record_place, hash_file, make_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from ..data.cache import load_images
-from ..training.learner import load_checkpoint, predict_images
+from ..training.checkpoint import load_checkpoint, predict_images
 
 # %% ../../nbs/export.ipynb #c006
 class ExportSettings(Settings):

@@ -22,13 +22,14 @@ from ..models.complexity import describe_network
 from ..core.console import explain_error
 from ..data.crops import read_crops_info
 from ..data.loaders import use_threads
-from ..training.distillation import Pooled, Teacher, check_teacher, draw_patches, fit_pupil, hash_network
-from ..training.distillation import list_train_photos, make_patch_loaders, make_pupil, open_features, open_patches
+from ..training.distillation import Teacher, check_teacher
+from ..training.feature_distillation import Pooled, draw_patches, fit_features, hash_network
+from ..training.feature_distillation import list_train_photos, make_feature_learner, make_patch_loaders, open_features, open_patches
 from ..core.files import HEX16, check_folder, claim_folder
 from ..core.records import hash_data, hash_file, make_record, write_record
 from ..core.settings import ReadPath, Settings, StageStopped, WritePath, find_root, resolve_path, settings_main
 from .train import check_kept, choose_device, describe_resumed, explain_rest, explain_stop, take_up
-from ..training.learner import load_checkpoint
+from ..training.checkpoint import load_checkpoint
 from ..models.build import build_network, normalization, resolve_network
 
 # %% ../../nbs/teach.ipynb #c006
@@ -164,9 +165,9 @@ def _teach(s, root, out, device, split, teacher, say, make):
     network, mean, std = build_student(s, root)
     dls = make_patch_loaders(table, patches, features, mean, std, s.bs, device)
     info = dict(img_size=s.img_size, mean=list(mean), std=list(std), split=split, teacher=hash_network(teacher), settings=pick_decisive(s))
-    learn = make_pupil(network, dls, out, info, s.epochs, s.loss, s.wd, s.channels_last, s.seed, key, say)
+    learn = make_feature_learner(network, dls, out, info, s.epochs, s.loss, s.wd, s.channels_last, s.seed, key, say)
     if take_up(s, learn, out, 'teach', _files): say(describe_resumed(learn.saver, s.epochs))
-    try: history = fit_pupil(learn, s.epochs, s.lr, s.warmup)
+    try: history = fit_features(learn, s.epochs, s.lr, s.warmup)
     except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as e: raise _stop(e, learn, make, out) from e
     return _finish(s, out, learn, history, table, patches, info, say, make)
 

@@ -30,18 +30,20 @@ from ..core.console import explain_error
 from ..data.crops import name_crops, read_crops_info
 from ..data.augment import DataSettings
 from ..data.loaders import make_dataloaders
-from ..training.distillation import LOGITS_FILES, Teach, TeachCached, check_teacher, load_teacher, open_logits
+from ..training.distillation import Distill, DistillCached, LOGITS_FILES, check_teacher, load_teacher, open_logits
 from ..core.files import check_folder, claim_folder, keep_previous, nest_files
 from ..deploy.formats import list_own_files
-from ..training.distributed import join_world, main_first, run_folder, share, share_training
+from ..training.distributed import broadcast, join_world, main_first, run_folder, share_training
 from ..training.losses import make_loss
 from ..metrics.metrics import bootstrap_interval, compute_metrics, tabulate_probabilities
 from ..core.records import hash_data, hash_file, make_record, read_record, write_record
 from ..training.resume import find_state
 from ..core.settings import ReadPath, StageStopped, WritePath, find_root, resolve_path, settings_main
 from ..training.trackers import check_tracker, follow_run, tracker_files
-from ..training.learner import TrainingSettings, fit, load_checkpoint, make_learner, precision_callbacks, predict_images
-from ..training.learner import read_checkpoint_info, settle
+from ..training.checkpoint import load_checkpoint, predict_images
+from ..training.learner import TrainingSettings, fit, make_learner, precision_callbacks
+from ..training.checkpoint import read_checkpoint_info
+from ..training.learner import resolve_auto
 from ..models.build import build_network, normalization, resolve_network
 
 # %% ../../nbs/train.ipynb #c006
@@ -148,9 +150,9 @@ def find_teacher(
 def _hear_teacher(s, root, path, dls, info):
     "The callback through which a teacher is heard, if there is one."
     if path is None: return []
-    if s.teacher_view == 'same': return [Teach(load_teacher(path, info['mean'], info['std']).to(dls.device), s.temperature, s.teacher_weight)]
+    if s.teacher_view == 'same': return [Distill(load_teacher(path, info['mean'], info['std']).to(dls.device), s.temperature, s.teacher_weight)]
     logits = open_logits(path, root/s.crops, s.teacher_view == 'crop+mirror', dls.device)
-    return [TeachCached(logits, dls, s.temperature, s.teacher_weight)]
+    return [DistillCached(logits, dls, s.temperature, s.teacher_weight)]
 
 class Begun(NamedTuple):
     "What a run begins with."
@@ -195,7 +197,7 @@ def explain_start(
 def _settle(s, network, dls, loss, key, out):
     state = find_state(out) if s.resume else None
     if state and state['key'] == key: return s.model_copy(update=json.loads(state['note'])), ['the choices this run began with']
-    return settle(s, network, *dls.train.one_batch(), loss, n_steps=(s.freeze_epochs + s.epochs)*len(dls.train))
+    return resolve_auto(s, network, *dls.train.one_batch(), loss, n_steps=(s.freeze_epochs + s.epochs)*len(dls.train))
 
 def predict_valid(
     store:Path, # the crop store
@@ -301,7 +303,7 @@ def _train(s, root, out, device, world, bar, say, make, begun):
     with main_first(world): dls, network, loss, info, cbs = _prepare(s, root, device, begun)
     crops = name_crops(root/s.crops)
     key = name_run(s, f"{crops}/{world.size}" + info.get('start', {}).get('checkpoint', '') + info.get('teacher', ''))
-    settled, lines = share(_settle(s, network, dls, loss, key, out), world)
+    settled, lines = broadcast(_settle(s, network, dls, loss, key, out), world)
     chosen = {k: v for k, v in settled if v != getattr(s, k)}
     learn = make_learner(dls, network, loss, settled, out, info, bar, say, cbs, key, json.dumps(chosen))
     resumed = take_up(s, learn, out)
