@@ -125,7 +125,7 @@ def test_disk_that_is_full_at_once(tmp_path):
     out = tmp_path/"run"
     full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)), checkpoint_every=0)
     said = full.communicate()[0]
-    assert full.returncode == 2 and "File too large" in said and "No epoch has been kept" in said and "to begin anew" in said, said
+    assert full.returncode == 2 and "File too large" in said and "No epoch has been kept" in said and "to start over" in said, said
     assert not (out/"model.safetensors").exists()
     run = start(out)
     assert run.wait() == 0, run.stdout.read()
@@ -146,7 +146,7 @@ def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
     assert wait_until(run, lambda: n_epochs(out) >= 1)
     run.send_signal(signal.SIGINT)
     said = run.communicate()[0]
-    assert run.returncode == 2 and "interrupted from the keyboard" in said and "to go on" in said, said
+    assert run.returncode == 2 and "interrupted from the keyboard" in said and "to resume" in said, said
     assert '"stopped": "interrupted from the keyboard"' in (out/"record.json").read_text()
     run = start(out)
     first, *rest = run.communicate()[0].splitlines()
@@ -164,7 +164,7 @@ def test_full_disk_leaves_what_was_good(tmp_path):
     kept = digest(out)
     full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     said = full.communicate()[0]
-    assert full.returncode == 2 and "File too large" in said and "to go on" in said, said
+    assert full.returncode == 2 and "File too large" in said and "to resume" in said, said
     assert digest(out) == kept and not list_temporaries(out), "the good checkpoint is whole and nothing half-written is left"
     run = start(out)
     assert run.wait() == 0 and "resumed from step" in run.stdout.read()

@@ -48,7 +48,7 @@ def test_a_start_that_cannot_be(pruned, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"): train(TrainSettings(start=str(tmp_path/"none.safetensors"), out=str(tmp_path/"run")), ROOT)
     network, info = load_checkpoint(pruned)
     other = save_checkpoint(tmp_path/"other.safetensors", network, info | dict(classes=list("abcdef"), split="another"))
-    with pytest.raises(ValueError, match="knows the classes a, b, c, d, e, f; the crops have"):
+    with pytest.raises(ValueError, match="was trained on the classes a, b, c, d, e, f; the crops have"):
         train(TrainSettings(start=str(other), out=str(tmp_path/"run"), **QUICK), ROOT)
     assert not (tmp_path/"run").exists()
 

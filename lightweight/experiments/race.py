@@ -33,11 +33,13 @@ from pydantic import Field, NonNegativeInt
 
 from ..stages.compare import t_interval
 from ..models.complexity import describe_network
-from ..stages.crop import CropSettings, label_objects
+from ..stages.crop import CropSettings
+from ..data.objects import label_objects
 from ..data.crops import SHARED_FILES, STORE_FILES, cut_crops, name_crops, read_crops_info, read_manifest, select_large, share_crops
 from ..core.ledger import note_opening
 from ..stages.evaluate import open_baseline
-from ..stages.export import ExportSettings, export, open_split, set_limits
+from ..stages.export import ExportSettings, export, set_limits
+from ..training.runs import open_split
 from ..metrics.baselines import fit_colours, fit_majority
 import lightweight.deploy.formats as exported
 from ..deploy.formats import ask_model, read_table, read_variants, to_pixels
@@ -51,7 +53,8 @@ from ..core.console import suggest
 from ..data.splits import check_splits, fold_splits, hash_splits, make_folds, read_folds, save_folds
 import lightweight.experiments.standings as standings
 from ..data.cache import load_images
-from ..stages.train import TrainSettings, measure_f1, train
+from ..stages.train import TrainSettings, train
+from ..training.runs import measure_f1
 from ..training.checkpoint import load_checkpoint
 from ..models.build import resolve_network, split_name
 

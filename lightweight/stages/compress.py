@@ -37,9 +37,11 @@ from ..deploy.runtime import open_model
 from ..evaluation.plots import save_figures
 from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml
-from .export import open_split
-from .train import _files as _run_files, TrainSettings, choose_device, explain_stop, find_teacher
-from .train import measure_f1, pick_decisive, train_once
+from ..training.runs import open_split
+from .train import _files as _run_files, TrainSettings, find_teacher
+from ..training.runs import choose_device, explain_stop
+from ..training.runs import measure_f1
+from .train import pick_decisive, train_once
 from ..training.checkpoint import load_checkpoint, normalize_images, predict_images, save_checkpoint
 from ..training.learner import resolve_auto
 from ..training.losses import make_loss
@@ -138,7 +140,7 @@ def _settle_training(c, schedule, network):
     xb = next(normalize_images(images, c.info['mean'], c.info['std'], device, t.bs))
     n_steps = sum(t.epochs for t in trainings)*(len(open_split(c.store, c.info, 'train'))//t.bs + 1)
     yb, loss = labels[:len(xb)].to(device), nn.CrossEntropyLoss()
-    settled, lines = settle(t.model_copy(update=dict(compile=False)), network.to(device), xb, yb, loss, n_steps)
+    settled, lines = resolve_auto(t.model_copy(update=dict(compile=False)), network.to(device), xb, yb, loss, n_steps)
     for line in lines: c.say(line)
     return {k: getattr(settled, k) for k in _auto}
 

@@ -37,8 +37,9 @@ from ..metrics.metrics import macro_f1, tabulate_probabilities
 from ..metrics.score import competition_score
 from ..models.build import build_network, normalization
 from ..models.complexity import describe_network
-from .export import ExportSettings, export, open_split
-from .train import measure_f1
+from .export import ExportSettings, export
+from ..training.runs import open_split
+from ..training.runs import measure_f1
 from ..training.checkpoint import load_checkpoint, predict_images
 
 # %% ../../nbs/evaluate.ipynb #c006
