@@ -7,6 +7,7 @@ __all__ = ['TABLE', 'SweepSettings', 'list_variations', 'Run', 'plan_runs', 'che
            'explain_failure', 'Ended', 'run_all', 'settle_run', 'tabulate_runs', 'SweepResult', 'sweep', 'main']
 
 # %% ../../nbs/experiments/05_sweep.ipynb #c003
+import ast
 import fcntl
 import json
 import os
@@ -24,7 +25,6 @@ from typing import Annotated, NamedTuple
 
 import nbformat
 import pandas as pd
-import papermill
 import psutil
 import yaml
 from joblib import cpu_count
@@ -110,7 +110,9 @@ def check_names(
 ):
     "Refuse parameters that the notebook does not have."
     if not notebook.is_file(): raise SettingsError(f'{notebook}: there is no such notebook')
-    known = papermill.inspect_notebook(notebook)
+    cells = nbformat.read(notebook, as_version=4).cells
+    source = next((c.source for c in cells if 'parameters' in c.metadata.get('tags', [])), '')
+    known = [target.id for line in ast.parse(source).body if isinstance(line, ast.Assign) for target in line.targets]
     if 'out' not in known:
         found = ', '.join(known) or 'no parameters'
         raise SettingsError(f"{notebook}: a cell tagged parameters must name out, the output folder; found {found}")
