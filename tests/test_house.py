@@ -226,7 +226,7 @@ RULES = {
         "distillation": "a cache of its own, filled piece by piece", "study": "cuts a torn line off a journal",
         "coco": "photos it has just fetched", "measure": "a table of its own", "trackers": "a history that one process writes"}),
     "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn",
-                                            "rivals": "crops of a store, as a plain PyTorch loop opens them"}),
+                                            "throughput": "crops of a store, as a plain PyTorch loop opens them"}),
     "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds", "predict": "lines beside its bar"}),
 }
 

@@ -10,13 +10,15 @@ import pytest
 import yaml
 from test_house import ROOT
 
-from lightweight.experiments.race import RaceSettings, read_plan
+from lightweight.experiments.plan import read_plan
+from lightweight.experiments.race import RaceSettings
 from lightweight.core.settings import resolve_config
 
 RACE = "from lightweight.experiments.race import main; main()"  # what the console script does
 KILLED = """
 import os, signal
-from lightweight.experiments.race import Meter, main
+from lightweight.experiments.race import main
+from lightweight.experiments.runner import Meter
 note = Meter.note
 def die(meter, done):
     noted = note(meter, done)
