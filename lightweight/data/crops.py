@@ -182,8 +182,8 @@ def read_manifest(
     except pd.errors.ParserError as e: raise ValueError(f"{path}: not readable as CSV ({e}): {again}") from None
     except pd.errors.EmptyDataError: raise ValueError(f"{path} is empty: {again}") from None
     if lost := [name for name in ('label', 'split', 'crop') if name not in manifest]:
-        raise ValueError(f"{path} has no column {lost[0]!r}; it is written by lightweight crop and separated by commas: "
-                         + again)
+        raise ValueError(f"{path} has no column {lost[0]!r}; it is written by lightweight crop and separated by "
+                         f"commas: {again}")
     return manifest[manifest.split.isin(splits)].reset_index(drop=True)
 
 # %% ../../nbs/data/11_crops.ipynb #c026
@@ -219,7 +219,8 @@ def hold_store(
     out = Path(out).resolve()
     try: lock = hold_lock(out, wait=False).acquire()
     except Timeout:
-        print(f'{out}: another process makes this crop store; waiting until it has finished', file=sys.stderr, flush=True)
+        message = f'{out}: another process makes this crop store; waiting until it has finished'
+        print(message, file=sys.stderr, flush=True)
         lock = hold_lock(out).acquire()
     with lock: yield
 
