@@ -224,7 +224,7 @@ RULES = {
         "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "cache": "a cache of its own",
         "resume": "its own states", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
         "distillation": "a cache of its own, filled piece by piece", "storage": "cuts a torn line off a journal",
-        "coco": "photos it has just fetched", "measure": "a table of its own", "trackers": "a history that one process writes"}),
+        "download": "photos it has just fetched", "measure": "a table of its own"}),
     "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn",
                                             "throughput": "crops of a store, as a plain PyTorch loop opens them"}),
     "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds", "predict": "lines beside its bar"}),
