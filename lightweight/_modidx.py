@@ -1412,6 +1412,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'lightweight/experiments/race.py')},
             'lightweight.experiments.readme': { 'lightweight.experiments.readme._convert_cell': ( 'experiments/readme.html#_convert_cell',
                                                                                                   'lightweight/experiments/readme.py'),
+                                                'lightweight.experiments.readme._relink': ( 'experiments/readme.html#_relink',
+                                                                                            'lightweight/experiments/readme.py'),
                                                 'lightweight.experiments.readme.make_readme': ( 'experiments/readme.html#make_readme',
                                                                                                 'lightweight/experiments/readme.py'),
                                                 'lightweight.experiments.readme.tabulate_evaluations': ( 'experiments/readme.html#tabulate_evaluations',

@@ -6,6 +6,8 @@
 __all__ = ['make_readme', 'tabulate_evaluations', 'to_markdown']
 
 # %% ../../nbs/experiments/03_readme.ipynb #c003
+import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -26,6 +28,9 @@ def _convert_cell(cell): # to Markdown
             parts.append(f'```text\n{text}\n```')
     return '\n\n'.join(parts)
 
+def _relink(text, folder): # links that start in a folder start in its parent, where the README lies
+    return re.sub(r'\]\((?!https?:|#)([^)\s]+)\)', lambda m: f']({os.path.normpath(os.path.join(folder, m[1]))})', text)
+
 def make_readme(
     notebook:str|Path, # index.ipynb
 )->str: # Markdown
@@ -34,7 +39,7 @@ def make_readme(
         ran = Path(folder)/'ran.ipynb'
         papermill.execute_notebook(notebook, ran, progress_bar=False, cwd=str(Path(notebook).parent))
         parts = [_convert_cell(c) for c in read_nb(ran).cells]
-    return '\n\n'.join(p for p in parts if p) + '\n'
+    return _relink('\n\n'.join(p for p in parts if p) + '\n', Path(notebook).parent.name)
 
 # %% ../../nbs/experiments/03_readme.ipynb #c009
 def tabulate_evaluations(

@@ -232,7 +232,9 @@ def write_results(
 )->list[Path]: # written files
     "Write the picture of the experiment and the README from the records."
     table, made = tabulate_race(Path(root)/PLACE), {'README.md': make_readme(Path(root)/'nbs/index.ipynb')}
-    if len(table): made[f'{PLACE}/pareto.svg'] = draw_race(table)
+    if len(table):
+        made |= {f'{PLACE}/pareto.svg': draw_race(table),
+                 f'{PLACE}/README.md': f"# Cross-validated comparison\n\n{describe_race(Path(root)/PLACE, 'pareto.svg')}\n"}
     for name, text in made.items():
         def is_own(path): return path.resolve() == (Path(root)/name).resolve() or _begins_alike(path, text)
         check_file(Path(out)/name, is_own, field='folder')
