@@ -42,7 +42,7 @@ from ..training.losses import make_loss
 from ..training.resume import find_state
 from ..training.runs import (check_kept, choose_device, explain_stop, measure_f1, predict_valid, record_stop,
                                        resume_or_clear, run_lr_finder)
-from ..training.trackers import check_tracker, follow_run, tracker_files
+from ..training.trackers import check_tracker, follow_run, TRACKER_FILES
 
 # %% ../../nbs/train.ipynb #c006
 class TrainSettings(DataSettings, TrainingSettings):
@@ -76,7 +76,7 @@ class TrainSettings(DataSettings, TrainingSettings):
 
 # %% ../../nbs/train.ipynb #c038
 _files = ('record.json', 'model.safetensors', 'model.json', 'history.csv', 'history.jsonl', 'resume-[01].state',
-          *tracker_files, *nest_files('export', list_own_files()), *LOGITS_FILES)
+          *TRACKER_FILES, *nest_files('export', list_own_files()), *LOGITS_FILES)
 
 def list_places(
     s:TrainSettings, # the settings
