@@ -113,7 +113,8 @@ def plain_values(
 )->dict: # name → value
     "Select the public names that hold plain data."
     plain = (str, int, float, bool, list, tuple, dict, type(None))
-    return {k: v for k, v in names.items() if k[0] != '_' and k not in _notebook_names and isinstance(v, plain)}
+    chosen = {k: v for k, v in names.items() if k[0] != '_' and not k.isupper()} # capitals: a module's constants
+    return {k: v for k, v in chosen.items() if k not in _notebook_names and isinstance(v, plain)}
 
 _null = ''': a lone ~, null or nothing behind the colon is null; write "~/" for the home folder, '' for an empty text'''
 
