@@ -8,14 +8,14 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run test test-slow mutants readme lab race tune dashboard clean
+.PHONY: run test test-slow mutants notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
 	@mkdir -p $(SAMPLE)
 	@for stage in crop train export evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) || exit 1; done
 	@echo "== result"
-	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-summary $(SAMPLE)/evaluate/record.json
+	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight summary $(SAMPLE)/evaluate/record.json
 	@echo "notebooks  $(SAMPLE)/crop.ipynb  $(SAMPLE)/train.ipynb  $(SAMPLE)/evaluate.ipynb"
 	@echo "record     $(SAMPLE)/evaluate/record.json"
 
@@ -33,15 +33,19 @@ SEED ?= 1
 mutants: .venv/installed
 	$(BIN)/python tests/mutate.py -n $(N) --seed $(SEED) -j 2
 
+# Run the pages at the top of nbs/ and store their outputs. make notebooks PAGES="train crop": only these.
+notebooks: .venv/installed
+	$(BIN)/python tests/outputs.py $(PAGES)
+
 readme: .venv/installed
 	$(BIN)/nbdev_export
-	$(BIN)/lightweight-results
+	$(BIN)/lightweight results
 
 # make tune FILE=configs/tune/taco.yaml WORKERS=2: one search, several processes on this machine, a thread each.
 WORKERS ?= 1
 tune: .venv/installed
 	@test -n "$(FILE)" || { echo "which search? make tune FILE=configs/tune/taco.yaml WORKERS=2"; exit 2; }
-	@pids=; for i in $$(seq $(WORKERS)); do OMP_NUM_THREADS=1 $(BIN)/lightweight-tune -f $(FILE) & pids="$$pids $$!"; done; \
+	@pids=; for i in $$(seq $(WORKERS)); do OMP_NUM_THREADS=1 $(BIN)/lightweight tune -f $(FILE) & pids="$$pids $$!"; done; \
 	    bad=0; for pid in $$pids; do wait $$pid || bad=$$?; done; exit $$bad
 
 # make dashboard STUDY=outputs/taco/tune/study.log, or the address of a database: look at a search while it runs.
@@ -52,8 +56,8 @@ dashboard: .venv/installed
 # make race: all contestants on all folds of TACO, many hours; stopped, it goes on. make race QUICK=1: two of them on two folds, ten minutes.
 # make race RECORD=1 writes the committed records and the README's table anew.
 race: .venv/installed
-	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight-race -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),--results results/race)
-	$(if $(RECORD),$(BIN)/lightweight-results)
+	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight race -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),--results results/race)
+	$(if $(RECORD),$(BIN)/lightweight results)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

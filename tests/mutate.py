@@ -1,7 +1,7 @@
 """Does a test notice when the code is wrong? Draws small faults in the exported code, makes each in a copy of the repository
 (in the notebook and in the module), and runs the notebook that explains the code and the tests that have its name.
 
-    make mutants N=60 SEED=1          # or: .venv/bin/python tests/mutate.py -n 60 --seed 1 -j 2 --out outputs/mutants.jsonl [--only race,training]
+    make mutants N=60 SEED=1          # or: .venv/bin/python tests/mutate.py -n 60 --seed 1 -j 2 --out outputs/mutants.jsonl [--only train,data/05_coco]
 
 Each mutation is a line of JSON in the file: notebook, cell, line of the cell, kind, before, after, and the result: killed, survived, or
 timeout (longer than FACTOR times the page unmutated, which counts as killed). Stopped and started again, it goes on with what is missing.
@@ -69,12 +69,13 @@ def mutate_cell(source):
 
 
 def list_mutations(only):
-    for path in sorted((ROOT/"nbs").glob("*.ipynb")):
-        if only and path.stem not in only and path.stem[3:] not in only: continue
+    for path in sorted((ROOT/"nbs").rglob("[!.]*.ipynb")):
+        page = str(path.relative_to(ROOT/"nbs").with_suffix(""))
+        if only and page not in only: continue
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             source = "".join(cell["source"])
             if cell["cell_type"] == "code" and source.startswith("#| export"):
-                yield from (dict(notebook=path.stem, cell=cell["id"], **about, source=mutated) for about, mutated in mutate_cell(source))
+                yield from (dict(notebook=page, cell=cell["id"], **about, source=mutated) for about, mutated in mutate_cell(source))
 
 
 def copy_repository(copy):
@@ -90,7 +91,7 @@ def run_page(notebook, cell="", source=""):
     "Run a page and the tests of its name, with a cell replaced: exit code, output, seconds."
     with tempfile.TemporaryDirectory() as folder:
         copy_repository(copy := Path(folder)/"repository")
-        path, tests = copy/f"nbs/{notebook}.ipynb", copy/f"tests/test_{notebook.lstrip('0123456789_')}.py"
+        path, tests = copy/f"nbs/{notebook}.ipynb", copy/f"tests/test_{Path(notebook).name.lstrip('0123456789_')}.py"
         env = os.environ | dict(PYTHONPATH=str(copy), OMP_NUM_THREADS="1", MPLBACKEND="agg", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
         if cell:
             book = json.loads(path.read_text(encoding="utf-8"))

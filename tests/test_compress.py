@@ -1,4 +1,4 @@
-"A ladder that is killed twice ends like an unbroken one, and no test crop is needed for it."
+"A compression schedule that is killed twice gives the result of an uninterrupted one, and needs no test crops."
 import hashlib
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from test_house import BIN, ROOT
 from test_stages import SETTLED, wait_until
 
-from lightweight.records import read_record
+from lightweight.core.records import read_record
 
 STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=8, **SETTLED))), dict(train=dict(epochs=8, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
 
@@ -18,44 +18,44 @@ STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=8, **SETTLED))), dict(t
 @pytest.fixture
 def crops(tmp_path):
     "The sample's crops without those of the test split."
-    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight-crop"], cwd=ROOT, check=True)
-    if not (ROOT/"outputs/sample/train/record.json").exists(): subprocess.run([BIN/"lightweight-train"], cwd=ROOT, check=True)
+    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT, check=True)
+    if not (ROOT/"outputs/sample/train/record.json").exists(): subprocess.run([BIN/"lightweight", "train"], cwd=ROOT, check=True)
     shutil.copytree(ROOT/"outputs/sample/crops", tmp_path/"crops")
     shutil.rmtree(tmp_path/"crops/test")
     return tmp_path/"crops"
 
 
 def start(crops, out):
-    options = dict(steps=json.dumps(STEPS), out=out, crops=crops, max_latency_ms=1e9)  # everything is fast enough: what is kept depends on F1 alone
-    return subprocess.Popen([BIN/"lightweight-compress", *(w for k, v in options.items() for w in (f"--{k}", str(v)))], cwd=ROOT,
+    options = dict(steps=json.dumps(STEPS), out=out, crops=crops, max_latency_ms=1e9)  # everything is fast enough: what is accepted depends on F1 alone
+    return subprocess.Popen([BIN/"lightweight", "compress", *(w for k, v in options.items() for w in (f"--{k}", str(v)))], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_nothing_foreign_is_touched(crops, tmp_path):
-    "A file in a rung's folder, a folder that is read, and a second ladder in the same folder are refused before any work."
+    "A file in a step's folder, a folder that is read, and a second schedule in the same folder are refused before any work."
     notes = tmp_path/"mine/00-start/notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
-    for out, said in ((tmp_path/"mine", "00-start/notes.txt is there"), (crops/"ladder", "this lies in crops"), (ROOT/"outputs/sample/train", "this is run")):
+    for out, said in ((tmp_path/"mine", "00-start/notes.txt is there"), (crops/"steps", "this lies in crops"), (ROOT/"outputs/sample/train", "this is run")):
         run = start(crops, out)
         text = run.communicate()[0]
         assert run.returncode == 2 and said in text, text
-    assert notes.read_text() == "mine" and [p.name for p in (tmp_path/"mine").rglob("*") if p.is_file()] == ["notes.txt"] and not (crops/"ladder").exists()
+    assert notes.read_text() == "mine" and [p.name for p in (tmp_path/"mine").rglob("*") if p.is_file()] == ["notes.txt"] and not (crops/"steps").exists()
 
 
 def digests(out): return {p.parent.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("0*/model.safetensors")}
 
 
-def n_epochs(rung): return len((rung/"train/history.csv").read_text().split()) - 1 if (rung/"train/history.csv").exists() else 0
+def n_epochs(step): return len((step/"train/history.csv").read_text().split()) - 1 if (step/"train/history.csv").exists() else 0
 
 
-def test_killed_ladder_ends_like_an_unbroken_one(crops, tmp_path):
-    out = tmp_path/"ladder"
+def test_killed_schedule_gives_the_uninterrupted_result(crops, tmp_path):
+    out = tmp_path/"steps"
     run = start(crops, out)
     said = run.communicate()[0]
     assert run.returncode == 0, said
-    whole, table = digests(out), pd.read_csv(out/"ladder.csv")
-    assert len(whole) == 4 and table.rung.tolist() == sorted(whole), table
+    whole, table = digests(out), pd.read_csv(out/"steps.csv")
+    assert len(whole) == 4 and table.step.tolist() == sorted(whole), table
     shutil.rmtree(out)
 
     moments = [lambda: 2 <= n_epochs(out/"01-channels") < 8, lambda: 2 <= n_epochs(out/"02-train") < 8]
@@ -68,8 +68,8 @@ def test_killed_ladder_ends_like_an_unbroken_one(crops, tmp_path):
     run = start(crops, out)
     said = run.communicate()[0]
     assert run.returncode == 0 and "resumed from step" in said and "01-channels …" not in said, said
-    assert digests(out) == whole, "every rung has the weights of the unbroken ladder, to the bit"
-    assert read_record(out/"01-channels/record.json") == first, "a rung that was finished is not touched again"
-    again = pd.read_csv(out/"ladder.csv")
-    assert again.macro_f1.equals(table.macro_f1) and again.kept[:3].equals(table.kept[:3]) and (again.n == table.n).all()
+    assert digests(out) == whole, "every step has the weights of the uninterrupted schedule, to the bit"
+    assert read_record(out/"01-channels/record.json") == first, "a finished step is not executed again"
+    again = pd.read_csv(out/"steps.csv")
+    assert again.macro_f1.equals(table.macro_f1) and again.accepted[:3].equals(table.accepted[:3]) and (again.n == table.n).all()
     assert read_record(out/"record.json")["metrics"]["path"][0]["time"] == 1

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightweight.crop import CropSettings, crop
-from lightweight.crops import read_manifest
-from lightweight.splits import SPLITS
+from lightweight.stages.crop import CropSettings, crop
+from lightweight.data.crops import read_manifest
+from lightweight.data.splits import SPLITS
 
 BIN = Path(sys.executable).parent
 CLASSES = ("can", "paper", "bag")
@@ -56,7 +56,7 @@ def run(folder, **options):
 
 def command(folder, *words, **kwargs):
     files = ("--annotations", "annotations.json", "--class_map", "classes.csv")
-    return subprocess.Popen([BIN/"lightweight-crop", *files, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    return subprocess.Popen([BIN/"lightweight", "crop", *files, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 def read_tree(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(".lock")}
@@ -72,7 +72,7 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
     manifest = run(tmp_path).manifest
     said = capsys.readouterr().out
     for part in ("25 of 30 photos", "50 of 61 boxes", "5 × missing photo", "10 × photo refused", "1 × zero-area box", "1 × box partly outside",
-                 "left out by class_map: other 1", "smaller than min_side = 24:", "lightweight-check"): assert part in said, said
+                 "left out by class_map: other 1", "smaller than min_side = 24:", "lightweight check"): assert part in said, said
     assert len(manifest) == 47
     for label, rows in manifest.groupby("label"):
         n = [str((rows.split == s).sum()) for s in SPLITS]
@@ -80,7 +80,7 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change,options,parts", [
-    (lambda c: [b.update(bbox=None) for b in c["annotations"]], {}, ["no annotation can be used", "60 × bad box", "bbox is None", "lightweight-check"]),
+    (lambda c: [b.update(bbox=None) for b in c["annotations"]], {}, ["no annotation can be used", "60 × bad box", "bbox is None", "lightweight check"]),
     (lambda c: [i.update(file_name="gone/" + i["file_name"]) for i in c["images"]], {}, ["60 × photo refused", "30 × missing photo"]),
     (lambda c: c["annotations"].clear(), {}, ["the file has no annotations"]),
     (lambda c: None, dict(min_side=41), ["min_side = 41", "the largest 40 px", "have 40 px or more"]),

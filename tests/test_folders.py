@@ -5,20 +5,21 @@ from importlib import import_module
 import pytest
 from test_house import ROOT, STAGES
 
-from lightweight.compare import CompareSettings, check_plan
-from lightweight.files import find_foreign
-from lightweight.settings import read_yaml
+from lightweight.stages.compare import CompareSettings, check_plan
+from lightweight.core.files import find_foreign
+from lightweight.core.settings import read_yaml
 
 OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda _files", "evaluate _files", "export list_own_files", "measure _files", "train _files",
        "teach _files", "teach _pieces", "compress _files", "compare list_places", "tune _files", "race list_own_files"]
+PLACES = {"crop": "data.crops", "measure": "experiments.measure", "race": "experiments.race"}
 EXACT = {"benchmark", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 
 
 def read_patterns(stage, name):
     if stage == "compare":
         s = CompareSettings()
-        return import_module("lightweight.compare").list_places(s, check_plan(read_yaml(ROOT/s.plan), s.plan), ROOT)["files"]
-    found = getattr(import_module(f"lightweight.{'crops' if stage == 'crop' else stage}"), name)
+        return import_module("lightweight.stages.compare").list_places(s, check_plan(read_yaml(ROOT/s.plan), s.plan), ROOT)["files"]
+    found = getattr(import_module(f"lightweight.{PLACES.get(stage, f'stages.{stage}')}"), name)
     return found() if callable(found) else found
 
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import outputs
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NBS = sorted((ROOT/"nbs").glob("*.ipynb"))
+NBS = sorted((ROOT/"nbs").rglob("[!.]*.ipynb"))
 BIN = Path(sys.executable).parent
 
 
@@ -27,14 +28,24 @@ def is_stage(path):
     return any("parameters" in c["metadata"].get("tags", []) for c in code_cells(path))
 
 
+def name_page(path):
+    "A page's name in the list of tests: its place in nbs/."
+    return str(path.relative_to(ROOT/"nbs").with_suffix(""))
+
+
+def name_module(path):
+    "The module that a stage notebook exports, such as stages.train."
+    return path.parent.name + "." + path.stem if path.parent.name != "nbs" else f"stages.{path.stem}"
+
+
 STAGES = [p for p in NBS if is_stage(p)]
-BASE = {"console", "files", "settings", "records"}  # every page may use these
-PAGES = {"index", "protocol", "tutorial_own_data"}  # neither library nor stage: read from top to bottom
+PAGES = {"index", "tutorial_own_data"}  # neither library nor stage: read from top to bottom
+# A module imports from the floors below its own, and on its own floor only from its own folder.
+FLOORS = [{"core"}, {"data", "models", "metrics"}, {"training"}, {"evaluation"}, {"deploy"}, {"compression", "search"}, {"stages"}, {"experiments"}]
 
 
-def snapshot():
-    return {p.name: p.read_text() for p in sorted((ROOT/"lightweight").glob("*.py"))}
-
+def list_modules(root):
+    return {str(p.relative_to(root/"lightweight")): p.read_text() for p in sorted((root/"lightweight").rglob("*.py"))}
 
 
 def test_exported_modules_are_fresh(tmp_path):
@@ -46,19 +57,36 @@ def test_exported_modules_are_fresh(tmp_path):
     (tmp_path/"lightweight/__init__.py").write_text((ROOT/"lightweight/__init__.py").read_text())
     done = subprocess.run([BIN/"nbdev_export"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    fresh = {p.name: p.read_text() for p in sorted((tmp_path/"lightweight").glob("*.py"))}
-    stale = sorted(n for n in snapshot().keys() | fresh.keys() if snapshot().get(n) != fresh.get(n))
+    fresh, committed = list_modules(tmp_path), list_modules(ROOT)
+    stale = sorted(n for n in committed.keys() | fresh.keys() if committed.get(n) != fresh.get(n))
     assert not stale, f"run `make readme` and commit: {', '.join(stale)} is not what the notebooks export"
 
 
-@pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NBS, ids=name_page)
 def test_notebook_is_clean(path, tmp_path):
-    "Notebooks are committed without outputs and just as nbdev_clean leaves them."
+    "Notebooks are committed just as nbdev_clean leaves them; outputs are stored in the pages at the top of nbs/ only."
     copy = tmp_path/path.name
     copy.write_text(path.read_text())
     assert run(BIN/"nbdev_clean", "--fname", copy).returncode == 0
     assert copy.read_text() == path.read_text(), "run nbdev_clean"
-    assert not any(c["outputs"] for c in code_cells(path)), "stored outputs"
+    assert path.parent.name == "nbs" or not any(c["outputs"] for c in code_cells(path)), "stored outputs"
+
+
+@pytest.mark.parametrize("path", outputs.list_pages(), ids=name_page)
+def test_stored_outputs_belong_to_the_source(path):
+    "Pages at the top are read without running: their outputs are there, of this very source, small, and without anything that changes from run to run."
+    nb = json.loads(path.read_text())
+    assert nb["metadata"].get("outputs_of") == outputs.hash_source(nb), f"make notebooks PAGES={path.stem}"
+    stored = json.dumps([c["outputs"] for c in code_cells(path)])
+    for name, picture in outputs.list_pictures(nb).items(): assert (ROOT/f"results/{name}.png").read_bytes() == picture, name
+    assert stored.count("output_type") > 0 and path.stat().st_size < 600_000 and not re.search(r"/tmp/|/home/|0x[0-9a-f]{9}|Traceback", stored)
+
+
+def test_stored_outputs_leave_out_what_changes():
+    stream = dict(output_type="stream", name="stdout", text=["macro-F1 0.5\n", "done in 3.2 s\n", f"{ROOT}/x\n"])
+    assert outputs.clean_output(stream)["text"] == ["macro-F1 0.5\n"]
+    assert outputs.clean_output(stream | dict(name="stderr")) is None
+    assert outputs.clean_output(dict(output_type="execute_result", data={"text/plain": "<A at 0x7f00112233aa>"})) is None
 
 
 def test_settings_leave_the_committed_records_alone():
@@ -69,7 +97,7 @@ def test_settings_leave_the_committed_records_alone():
 
 def test_every_stage_has_one_parameters_cell():
     "A lost tag would let papermill run the defaults in silence."
-    verbs = {p.stem for p in NBS if not p.stem[:2].isdigit()} - PAGES
+    verbs = {p.stem for p in NBS if not p.stem[:2].isdigit()} - PAGES - {"protocol"}
     assert verbs == {p.stem for p in STAGES}
     for path in STAGES:
         tagged = [i for i, c in enumerate(code_cells(path)) if "parameters" in c["metadata"].get("tags", [])]
@@ -78,29 +106,56 @@ def test_every_stage_has_one_parameters_cell():
         assert "from_notebook(globals())" in after, f"{path.name}: the parameters are not checked right after their cell"
 
 
-def test_modules_import_from_their_own_layer_or_lower():
-    "The decade of a notebook is its layer; the base imports nothing of ours but itself."
-    number = {p.stem[3:]: int(p.stem[:2]) for p in NBS if p.stem[:2].isdigit()}
-    for path in (p for p in NBS if p.stem[:2].isdigit()):
-        source = (ROOT/"lightweight"/f"{path.stem[3:]}.py").read_text()
-        for used in set(re.findall(r"^\s*from (?:lightweight)?\.(\w+) import", source, re.M)) - BASE:
-            assert number.get(used, 99)//10 <= number[path.stem[3:]]//10, f"{path.stem} imports {used}"
-        assert path.stem[3:] not in BASE or set(re.findall(r"^\s*from (?:lightweight)?\.(\w+) import", source, re.M)) <= BASE
+def find_imports(source, folder):
+    "The package's modules that a module imports, as folder.name."
+    found = re.findall(r"^\s*(?:from|import) (?:lightweight\.(\w+\.\w+)|\.\.(\w+\.\w+)|\.(\w+) import)", source, re.M)
+    return {outside or sibling or f"{folder}.{own}" for outside, sibling, own in found}
 
 
-@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def find_upward_imports(modules):
+    "Imports from a higher floor or from another folder of the same floor: {path: source} -> [(path, imported module)]."
+    floor = {folder: i for i, floor in enumerate(FLOORS) for folder in floor}
+    pairs = [(path, used) for path, source in modules.items() if "/" in path for used in find_imports(source, path.split("/")[0])]
+    return [(path, used) for path, used in pairs
+            if used.split(".")[0] != path.split("/")[0] and floor[used.split(".")[0]] >= floor[path.split("/")[0]]]
+
+
+def test_imports_go_downwards():
+    "A lower floor never imports from a higher one; the same for each single upward import that is put in."
+    modules = list_modules(ROOT)
+    assert find_upward_imports(modules) == []
+    for line in ("from ..training.losses import make_loss", "    from lightweight.stages.train import train", "import lightweight.models.build as build"):
+        assert len(find_upward_imports(modules | {"data/coco.py": line})) == 1, line
+
+
+def test_pages_are_numbered_in_reading_order():
+    "Within a folder a page imports only from pages with a smaller number."
+    number = {f"{p.parent.name}.{p.stem[3:]}": int(p.stem[:2]) for p in NBS if p.stem[:2].isdigit()}
+    for module in number:
+        folder, name = module.split(".")
+        for used in find_imports((ROOT/f"lightweight/{folder}/{name}.py").read_text(), folder):
+            assert used.split(".")[0] != folder or number[used] < number[module], f"{module} imports {used}"
+
+
+def test_top_of_nbs_holds_only_stages_and_tutorials():
+    assert len(list((ROOT/"nbs").glob("*.ipynb"))) <= 14
+    assert {p.name for p in (ROOT/"nbs").iterdir() if p.is_dir() and not p.name.startswith(".")} == set.union(*FLOORS) - {"stages"}
+
+
+@pytest.mark.parametrize("path", STAGES, ids=name_page)
 def test_parameters_cell_names_every_setting_at_its_default(path):
     "So papermill knows each name, and a command without options runs what the notebook runs."
-    module = importlib.import_module(f"lightweight.{path.stem}")
+    module = importlib.import_module(f"lightweight.{name_module(path)}")
     cls = next(v for k, v in vars(module).items() if k.endswith("Settings") and v.__module__ == module.__name__)
     cell = next(c for c in code_cells(path) if "parameters" in c["metadata"].get("tags", []))
     names = {}
     exec("".join(cell["source"]), names)
     names.pop("__builtins__")
     assert names == cls().model_dump()
+    assert outputs.comment_parameters("".join(cell["source"]), cls) == "".join(cell["source"]), "each line has its field's description behind it"
 
 
-@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", STAGES, ids=name_page)
 def test_misspelt_parameter_stops_the_stage(path, tmp_path):
     done = run(BIN/"papermill", path, tmp_path/"out.ipynb", "-p", "sede", "1", "--no-progress-bar")
     assert done.returncode != 0 and "unknown parameter sede" in done.stderr, done.stderr[-2000:]
@@ -111,6 +166,13 @@ def test_misspelt_parameter_stops_the_stage(path, tmp_path):
 def test_misspelt_parameter_names_the_right_one():
     done = run(BIN/"papermill", "nbs/train.ipynb", "-p", "imgsize", "156", "--no-progress-bar")
     assert done.returncode != 0 and "unknown parameter imgsize; did you mean img_size?" in done.stderr
+
+
+def test_package_names_load_on_first_use():
+    "`import lightweight` is light, and each name that it offers is there."
+    code = "import sys, lightweight; assert not {'torch', 'pandas', 'numpy'} & set(sys.modules); assert all(getattr(lightweight, n) for n in lightweight.__all__)"
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +193,8 @@ def run_installed(place, folder, *command):
 
 
 def test_installed_package_works_outside_the_repository(installed, tmp_path):
-    code = ("import lightweight; from lightweight.zoo import build_network; from lightweight.score import competition_score; from lightweight.coco import read_coco;"
-            "from lightweight.complexity import count_parameters, count_modules, count_macs;"
+    code = ("import lightweight; from lightweight.models.build import build_network; from lightweight.metrics.score import competition_score; from lightweight.data.coco import read_coco;"
+            "from lightweight.models.complexity import count_parameters, count_modules, count_macs;"
             "n = build_network('mobilenetv3', 6); print(count_parameters(n), count_modules(n), round(competition_score(0.7012, 58.1225), 4));"
             "build_network('tiny', 6); print(lightweight.__file__)")
     done = run_installed(installed, tmp_path, "-c", code)
@@ -145,10 +207,10 @@ def test_installed_package_works_outside_the_repository(installed, tmp_path):
 
 def test_defaults_work_outside_the_repository(installed, tmp_path):
     "In an empty folder: help, then crops and a training of the embedded sample; the class map and the network come with the package."
-    done = run_installed(installed, tmp_path, "lightweight-train", "--help")
+    done = run_installed(installed, tmp_path, "lightweight", "train", "--help")
     assert done.returncode == 0 and "--network" in done.stdout, done.stderr[-2000:]
     assert not list(tmp_path.iterdir())
-    for command in (["lightweight-crop"], ["lightweight-train", "--epochs", "1", "--img_size", "32"]):
+    for command in (["lightweight", "crop"], ["lightweight", "train", "--epochs", "1", "--img_size", "32"]):
         done = run_installed(installed, tmp_path, *command)
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path/"outputs/sample/crops/manifest.csv").is_file() and (tmp_path/"outputs/sample/train/record.json").is_file()
@@ -159,12 +221,12 @@ def test_defaults_work_outside_the_repository(installed, tmp_path):
 WRITES = r"""\bopen\([^)\n]*['"](?:[wax]b?\+?|r\+b?)['"]|\.write_(?:text|bytes)\(|\.to_csv\((?!\s*\)|index|lineterminator)|\.savefig\((?!buffer)|\brmtree\(|\bos\.(?:remove|unlink|rename|replace)\(|\.unlink\("""
 RULES = {
     "writes or deletes files": (WRITES, {
-        "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "store": "a cache of its own",
+        "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "cache": "a cache of its own",
         "resume": "its own states", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
-        "distillation": "a cache of its own, filled piece by piece", "study": "cuts a torn line off a journal",
-        "coco": "photos it has just fetched", "measure": "a table of its own", "tracking": "a history that one process writes"}),
-    "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn; the example of a model card",
-                                            "rivals": "crops of a store, as a plain PyTorch loop opens them"}),
+        "distillation": "a cache of its own, filled piece by piece", "storage": "cuts a torn line off a journal",
+        "download": "photos it has just fetched", "measure": "a table of its own"}),
+    "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn",
+                                            "throughput": "crops of a store, as a plain PyTorch loop opens them"}),
     "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds", "predict": "lines beside its bar"}),
 }
 
@@ -173,8 +235,8 @@ RULES = {
 def test_what_only_one_module_may_do(rule):
     "Files are written whole and never somebody else's, pictures are opened with limits, and progress is shown in one way."
     pattern, allowed = RULES[rule]
-    sources = {p.stem: [line.split("  # ")[0] for line in p.read_text().splitlines() if not line.lstrip().startswith("#")]
-               for p in sorted((ROOT/"lightweight").glob("[!_]*.py"))}
+    sources = {Path(name).stem: [line.split("  # ")[0] for line in source.splitlines() if not line.lstrip().startswith("#")]
+               for name, source in list_modules(ROOT).items() if not Path(name).stem.startswith("_")}
     found = {name: lines for name, source in sources.items() if (lines := [line.strip() for line in source if re.search(pattern, line)])}
     foreign = {name: lines for name, lines in found.items() if name not in allowed}
     assert not foreign, "\n".join(f"{name}: {line}" for name, lines in foreign.items() for line in lines)
@@ -186,7 +248,7 @@ HOOK = ROOT/".githooks/pre-commit"
 
 def test_commit_cleans_what_is_staged_and_nothing_else(tmp_path):
     "Committed notebooks have no outputs; changes that are not staged and outputs in the working tree stay."
-    repo, notebook = tmp_path/"repo", tmp_path/"repo/nbs/page one.ipynb"
+    repo, notebook = tmp_path/"repo", tmp_path/"repo/nbs/data/page one.ipynb"
     git = lambda *command: subprocess.run(["git", *command], cwd=repo, capture_output=True, text=True, check=True).stdout
     def write(*sources):
         cell = dict(cell_type="code", execution_count=7, metadata=dict(tags=["parameters"], collapsed=True))
@@ -202,7 +264,7 @@ def test_commit_cleans_what_is_staged_and_nothing_else(tmp_path):
     write("a = 1", "not = staged")
     mine = notebook.read_text()
     git("commit", "-q", "-m", "one cell")
-    committed = json.loads(git("show", "HEAD:nbs/page one.ipynb"))["cells"]
+    committed = json.loads(git("show", "HEAD:nbs/data/page one.ipynb"))["cells"]
     assert ["".join(c["source"]) for c in committed] == ["a = 1"], "what was not staged has been committed"
     assert [(c["outputs"], c["execution_count"], c["metadata"]) for c in committed] == [([], None, dict(tags=["parameters"]))]
     assert notebook.read_text() == mine, "the working tree was changed"
@@ -210,7 +272,7 @@ def test_commit_cleans_what_is_staged_and_nothing_else(tmp_path):
 
 def test_readme_and_pictures_are_made_from_records(tmp_path):
     "The README's tables and pictures are filled from results; a figure that no record holds has no way in."
-    done = run(BIN/"lightweight-results", tmp_path)
+    done = run(BIN/"lightweight", "results", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     made = {str(f.relative_to(tmp_path)): f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     assert "README.md" in made
@@ -228,9 +290,9 @@ def test_text_names_no_private_place():
 
 def test_real_photos():
     "With TACO in place, its odd corners are found and nothing is lost without a reason."
-    from lightweight.class_map import apply_class_map, read_class_map
-    from lightweight.coco import read_coco
-    from lightweight.settings import resolve_path
+    from lightweight.data.class_map import apply_class_map, read_class_map
+    from lightweight.data.coco import read_coco
+    from lightweight.core.settings import resolve_path
     annotations = resolve_path("data/taco/annotations.json", ROOT)
     if not annotations.exists(): pytest.skip("data/taco is not here; data/README.md says how to get it")
     coco, n = read_coco(annotations), len(json.loads(annotations.read_text())["annotations"])

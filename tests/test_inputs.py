@@ -1,4 +1,4 @@
-"What people have instead of a sound COCO file: `lightweight-check` and `lightweight-download` say what is wrong, and keep nothing that is not right."
+"What people have instead of a sound COCO file: `lightweight check` and `lightweight download` say what is wrong, and keep nothing that is not right."
 import json
 import os
 import subprocess
@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightweight.coco import download_main, main, read_coco, summarise_findings
-from lightweight.sample import make_sample
+from lightweight.data.check import main, summarise_findings
+from lightweight.data.coco import read_coco
+from lightweight.data.download import main as download_main
+from lightweight.data.sample import make_sample
 
 
 def run(command, *options):
@@ -154,7 +156,7 @@ def test_limits_of_decoding(tmp_path):
     (tmp_path/"bin/gs").chmod(0o755)
     images = [dict(id=i, file_name=name) for i, name in enumerate(["huge.jpg", "eps.jpg"])]
     (tmp_path/"a.json").write_text(json.dumps(dict(images=images, annotations=[], categories=[])))
-    command = [sys.executable, "-c", "import sys; from lightweight.coco import main; sys.exit(main())", tmp_path/"a.json"]
+    command = [sys.executable, "-c", "import sys; from lightweight.data.check import main; sys.exit(main())", tmp_path/"a.json"]
     done = subprocess.run(command, env=os.environ | dict(PATH=f"{tmp_path}/bin:{os.environ['PATH']}"), capture_output=True, text=True)
     assert done.returncode == 1 and not (tmp_path/"started").exists()
     assert "128,000,000" in done.stdout, done.stdout

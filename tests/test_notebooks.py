@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_house import NBS, ROOT, STAGES, code_cells
+from test_house import NBS, ROOT, STAGES, code_cells, name_page
 
 BIN = Path(sys.executable).parent
 
@@ -19,11 +19,11 @@ def run_notebook(path, request):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-@pytest.mark.parametrize("path", [p for p in NBS if p not in STAGES], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NBS if p not in STAGES], ids=name_page)
 def test_library_notebook(path, request):
     run_notebook(path, request)
 
 
-@pytest.mark.parametrize("path", [p for p in NBS if slow_cells(p)], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NBS if slow_cells(p)], ids=name_page)
 def test_slow_cells(path, request):
     if not request.config.getoption("--slow"): pytest.skip(f"{slow_cells(path)} slow cells; make test-slow runs them")

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from test_house import ROOT
 
-from lightweight import report
-from lightweight.metrics import compute_metrics, confusion
-from lightweight.page import Section, tabulate, write_page
-from lightweight.records import read_record
-from lightweight.sample import make_sample
+from lightweight.metrics.metrics import compute_metrics, confusion
+from lightweight.evaluation import result_plots as plots
+from lightweight.evaluation.page import Section, tabulate, write_page
+from lightweight.core.records import read_record
+from lightweight.data.sample import make_sample
 
 PATIENCE_MS = 600_000  # a browser on a busy machine; what is waited for is the event
 ATTACK = "<script>alert(1)</script>"
@@ -91,8 +91,8 @@ def make_sections(folder):
     history = pd.DataFrame(dict(epoch=epochs, train_loss=np.exp(-epochs/9), valid_loss=np.exp(-epochs/12) + .1, macro_f1=1 - np.exp(-epochs/9), accuracy=1 - np.exp(-epochs/7)))
     wide = pd.DataFrame({f"with {i} % of noise": rng.random(4) for i in range(14)}, index=pd.Index(["as they are", "blurred", ATTACK, "dark"], name="corruption"))
     figures = [{f"{name} {i}": draw() for i in range(3)} for name, draw in {
-        "F1 of each class": lambda: report.plot_per_class(found), "Confusion": lambda: report.plot_confusion(confusion(targets, preds, 6), classes),
-        "Training": lambda: report.plot_history(history), "Photos": lambda: report.plot_worst(photos, targets, preds, probs, classes)}.items()]
+        "F1 of each class": lambda: plots.plot_per_class(found), "Confusion": lambda: plots.plot_confusion(confusion(targets, preds, 6), classes),
+        "Training": lambda: plots.plot_history(history), "Photos": lambda: plots.plot_worst(photos, targets, preds, probs, classes)}.items()]
     return [Section("Which classes it knows", f"The *mean* of these. One is called `{ATTACK}`, or {ATTACK}, or " + "n"*200 + ".\n\n## Why\n\n| a | b |\n|---|---|\n" + f"| {'n'*300} | 2 |",
                     {"Per class": found}, figures[0]),
             Section("What is taken for what", "", {}, figures[1]), Section(f"Class {ATTACK}", "", {"Spoilt": wide}, figures[2]),
@@ -113,7 +113,7 @@ def test_page_is_whole_and_readable(browser, page, screen, scheme, media):
     with Visit(browser, page, screen, scheme, media) as visit:
         assert not visit.faults
         assert visit.page.locator("h1").inner_text() == f"A run with {ATTACK}", "a name from outside is shown as it is"
-        assert visit.page.locator("h2").all_inner_texts() == ["Which classes it knows", "What is taken for what", f"Class {ATTACK}", "What it gets wrong", "Where it comes from"]
+        assert visit.page.locator("h2").all_inner_texts() == ["Which classes it knows", "What is taken for what", f"Class {ATTACK}", "What it gets wrong", "Provenance"]
         assert visit.page.locator("script").count() == 0
         assert visit.page.locator("img").count() == 12
         assert visit.page.locator("th", has_text=ATTACK).first.is_visible()

@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 from test_house import ROOT
 
-from lightweight.coco import read_coco
-from lightweight.crops import read_manifest
-from lightweight.predict import Predictor, list_images
-from lightweight.sample import make_sample
+from lightweight.data.coco import read_coco
+from lightweight.data.crops import read_manifest
+from lightweight.deploy.inputs import list_folder
+from lightweight.deploy.runtime import Predictor
+from lightweight.data.sample import make_sample
 
 
 def make(stage, *options):
     "Run a stage of the checkout."
-    command = [sys.executable, "-c", f"from lightweight.{stage} import main; main()", *options]
+    command = [sys.executable, "-c", f"from lightweight.stages.{stage} import main; main()", *options]
     done = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -58,8 +59,8 @@ def bare(tmp_path_factory):
 
 
 def predict(bare, *options, **kwargs):
-    "Run `lightweight-predict` there, in a folder that is not the checkout."
-    return subprocess.run([bare/"lightweight-predict", *map(str, options)], cwd=bare, capture_output=True, text=True, **kwargs)
+    "Run `lightweight predict` there, in a folder that is not the checkout."
+    return subprocess.run([bare/"lightweight", "predict", *map(str, options)], cwd=bare, capture_output=True, text=True, **kwargs)
 
 
 def read_table(text): return list(csv.DictReader(io.StringIO(text)))
@@ -84,7 +85,7 @@ def test_crops_get_the_answers_of_here(made, bare, name, options):
     done = predict(bare, model_of(made, name), crops, *options)
     assert done.returncode == 0, done.stderr
     rows, here = read_table(done.stdout), Predictor(model_of(made, name), precision="bf16" if "bf16" in options else "f32")
-    assert [r["path"] for r in rows] == list_images(crops) and len(rows) == len(read_manifest(made/"crops", "valid"))
+    assert [r["path"] for r in rows] == list_folder(crops).images and len(rows) == len(read_manifest(made/"crops", "valid"))
     for row in rows:
         answer = here(row["path"])
         assert [float(row[f"p_{c}"]) for c in here.classes] == pytest.approx(list(answer.probabilities.values()), abs=1e-2 if here.model.precision == "bf16" else 1e-4)
@@ -101,7 +102,7 @@ def test_coco_file_comes_back_labelled(made, bare, tmp_path):
     asked, told = json.loads(annotations.read_text()), json.loads(out.read_text())
     n, faults = len(told["annotations"]), [int(k) for k in re.findall(r": (\d+) × ", done.stderr)]
     assert n + sum(faults) == len(asked["annotations"]) and len(faults) == len(done.stderr.splitlines()) - 1 < 12
-    assert done.stderr.splitlines()[-1].endswith(f": {n} of {len(asked['annotations'])} boxes are answered")
+    assert done.stderr.splitlines()[-1].endswith(f": {n} of {len(asked['annotations'])} boxes are classified")
     assert told["images"] == asked["images"]
     kept = iter(asked["annotations"])
     for a in told["annotations"]: assert any(a == b | {k: a[k] for k in ("category_id", "score")} for b in kept), a     # each is found after the one before
@@ -109,7 +110,7 @@ def test_coco_file_comes_back_labelled(made, bare, tmp_path):
     before, after = read_coco(annotations).objects, read_coco(out, annotations.parent).objects
     box = ["photo_id", "x", "y", "w", "h"]                                        # a box without a known category is answered too, and may be the same as another
     assert len(before.merge(after, on=box)) == len(before)
-    found = read_coco(annotations).findings                                    # what is wrong with boxes is said as `lightweight-check` says it
+    found = read_coco(annotations).findings                                    # what is wrong with boxes is said as `lightweight check` says it
     for kind in ("crowd region", "zero-area box"):
         assert f": {(found.kind == kind).sum()} × {kind} (" in done.stderr and found.detail[found.kind == kind].iloc[0] in done.stderr, done.stderr
     crops = read_manifest(made/"crops", "valid")
@@ -129,7 +130,7 @@ def test_photos_from_elsewhere(made, bare, tmp_path):
 
 
 def test_unreadable_files_are_told_and_skipped(made, bare, tmp_path):
-    image = list_images(made/"crops/valid")[0]
+    image = list_folder(made/"crops/valid").images[0]
     words, half = tmp_path/"words.jpg", tmp_path/"half.jpg"
     words.write_text("no picture")
     half.write_bytes(Path(image).read_bytes()[:600])
@@ -150,10 +151,10 @@ def test_wrong_questions_end_with_two(made, bare, options, message):
 
 def test_result_file_is_whole_or_not_there(made, bare, tmp_path):
     "Killed half-way through, the command leaves the result of before and nothing else."
-    out, images = tmp_path/"answers.csv", list_images(made/"crops")
+    out, images = tmp_path/"answers.csv", list_folder(made/"crops").images
     assert predict(bare, model_of(made), images[0], "--out", out).returncode == 0
     before = out.read_text()
-    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), "-", "--out", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([bare/"lightweight", "predict", model_of(made), "-", "--out", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdin.write("\n".join([*images, "none.jpg", ""]))
     run.stdin.flush()
     assert "none.jpg" in run.stderr.readline(), "it is told in its turn, so the images before it are answered"
@@ -166,7 +167,7 @@ def test_result_file_is_whole_or_not_there(made, bare, tmp_path):
 
 def test_nothing_of_the_users_is_replaced(made, bare, tmp_path):
     "Photos, annotations, the model, tables and notes stay as they are, and the network is not even opened."
-    annotations, image = shutil.copy(made/"sample/annotations.json", tmp_path), list_images(made/"crops/valid")[0]
+    annotations, image = shutil.copy(made/"sample/annotations.json", tmp_path), list_folder(made/"crops/valid").images[0]
     for name, text in {"notes.csv": "my notes", "table.csv": "path,label\n", "model.json": "{}", "list.json": "[1]", "photo": "x"}.items(): (tmp_path/name).write_text(text)
     (tmp_path/"link.json").symlink_to(annotations)
     kept = {p: p.read_bytes() for p in tmp_path.iterdir()}
@@ -182,28 +183,28 @@ def test_what_was_written_can_be_read_again(made, bare, tmp_path):
     first, second = tmp_path/"first.json", tmp_path/"second.json"
     predict(bare, model_of(made), made/"sample/annotations.json", "--out", first)
     done = predict(bare, model_of(made), first, "--photos", made/"sample", "--out", second)
-    assert done.returncode == 0 and re.search(r": (\d+) of \1 boxes are answered\n$", done.stderr) and done.stderr.count("\n") == 1
+    assert done.returncode == 0 and re.search(r": (\d+) of \1 boxes are \w+\n$", done.stderr) and done.stderr.count("\n") == 1
     assert json.loads(first.read_text()) == json.loads(second.read_text())
 
 
 def test_stream_is_answered_line_by_line(made, bare):
     "The answer to a path comes before the next path is given."
-    images = list_images(made/"crops/valid")[:3]
-    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), "-", "--threads", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    images = list_folder(made/"crops/valid").images[:3]
+    run = subprocess.Popen([bare/"lightweight", "predict", model_of(made), "-", "--threads", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = [run.stdout.readline()]                                      # the header
     for image in images:
         run.stdin.write(image + "\n")
         run.stdin.flush()
         lines.append(run.stdout.readline())
     rest, told = run.communicate("none.jpg\n")
-    assert run.returncode == 1 and rest == "" and told == "lightweight-predict: none.jpg: there is no such file\n"
+    assert run.returncode == 1 and rest == "" and told == "lightweight predict: none.jpg: there is no such file\n"
     assert "".join(lines) == predict(bare, model_of(made), *images).stdout
 
 
 def test_reader_may_leave(made, bare):
-    "`lightweight-predict … | head -1` ends quietly."
-    images = list_images(made/"crops")*20
-    run = subprocess.Popen([bare/"lightweight-predict", model_of(made), *images], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    "`lightweight predict … | head -1` ends quietly."
+    images = list_folder(made/"crops").images*20
+    run = subprocess.Popen([bare/"lightweight", "predict", model_of(made), *images], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.readline()
     run.stdout.close()
     told = run.stderr.read()
@@ -219,8 +220,8 @@ def seconds(*command):
 
 def test_first_answer_costs_little_more_than_the_imports(made, bare):
     "From the start of a process to its first answer, beside the start of one that imports the libraries and does nothing."
-    image, libraries = list_images(made/"crops/valid")[0], "import cv2, numpy, onnxruntime, PIL.Image"
-    answer = f"from lightweight.predict import Predictor; print(Predictor({str(model_of(made))!r})({image!r}).label)"
+    image, libraries = list_folder(made/"crops/valid").images[0], "import cv2, numpy, onnxruntime, PIL.Image"
+    answer = f"from lightweight.deploy.runtime import Predictor; print(Predictor({str(model_of(made))!r})({image!r}).label)"
     times = [[seconds(bare/"python", "-c", code) for code in (libraries, answer)] for _ in range(5)]        # in turns
     imports, first = (min(column) for column in zip(*times))
     print(f"\nfirst answer after {first:.2f} s, imports alone {imports:.2f} s")

@@ -10,13 +10,15 @@ import pytest
 import yaml
 from test_house import ROOT
 
-from lightweight.race import RaceSettings, read_plan
-from lightweight.settings import resolve_config
+from lightweight.experiments.plan import read_plan
+from lightweight.experiments.race import RaceSettings
+from lightweight.core.settings import resolve_config
 
-RACE = "from lightweight.race import main; main()"  # what the console script does
+RACE = "from lightweight.experiments.race import main; main()"  # what the console script does
 KILLED = """
 import os, signal
-from lightweight.race import Meter, main
+from lightweight.experiments.race import main
+from lightweight.experiments.runner import Meter
 note = Meter.note
 def die(meter, done):
     noted = note(meter, done)
@@ -28,7 +30,7 @@ NOTES = """
 import sys
 from datetime import datetime
 from pathlib import Path
-from lightweight.evaluate import note_opening
+from lightweight.core.ledger import note_opening
 store, name, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print('ready', flush=True)
 sys.stdin.readline()
@@ -76,14 +78,14 @@ def test_no_opening_is_lost(tmp_path):
 
 
 def test_summary_of_anything_else_is_one_sentence(tmp_path, monkeypatch, capsys):
-    from lightweight.evaluate import summary_main
+    from lightweight.stages.evaluate import summary_main
     whole = (ROOT/"results/taco-quick.json").read_text()
     files = dict(torn=whole[:300], other=(ROOT/"results/measure-taco.json").read_text(), poor=whole.replace('"test"', '"tset"'), listed="[1, 2]", number="5", empty="")
     for name, text in files.items(): (tmp_path/f"{name}.json").write_text(text)
     (tmp_path/"binary.json").write_bytes(bytes(range(256)))
     (tmp_path/"folder.json").mkdir()
     for name in [*files, "binary", "folder", "missing"]:
-        monkeypatch.setattr(sys, "argv", ["lightweight-summary", str(tmp_path/f"{name}.json")])
+        monkeypatch.setattr(sys, "argv", ["lightweight summary", str(tmp_path/f"{name}.json")])
         with pytest.raises(SystemExit) as stopped: summary_main()
         printed, said = capsys.readouterr()
         assert stopped.value.code == 2 and f"{name}.json" in said and not printed, (name, said)
@@ -91,7 +93,7 @@ def test_summary_of_anything_else_is_one_sentence(tmp_path, monkeypatch, capsys)
 
 def test_race_keeps_out_of_other_folders(tmp_path):
     "What was there before a race is there after it, unchanged."
-    from lightweight.race import RaceSettings, race
+    from lightweight.experiments.race import RaceSettings, race
     mine, link = tmp_path/"mine", tmp_path/"link"
     (mine/"crops").mkdir(parents=True)
     (mine/"crops/a.jpg").write_bytes(b"mine")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_house import ROOT, STAGES
+from test_house import ROOT, STAGES, name_page
 from test_notebooks import run_notebook
 
 BIN = Path(sys.executable).parent
@@ -22,7 +22,7 @@ OPTIONS = SETTLED | dict(crops="outputs/sample/crops", network="timm:lcnet_035",
                          freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)
 
 
-@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(STAGES, key=lambda p: (ORDER.index(p.stem) if p.stem in ORDER else 99)), ids=name_page)
 def test_stage_notebook(path, request):
     run_notebook(path, request)
 
@@ -39,7 +39,7 @@ def test_commands_do_not_repeat_what_libraries_say(tmp_path):
 
 def start(out, preexec_fn=None, **changed):
     options = [w for k, v in (OPTIONS | changed).items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([BIN/"lightweight-train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=preexec_fn)
+    return subprocess.Popen([BIN/"lightweight", "train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=preexec_fn)
 
 
 def digest(out): return hashlib.sha256((out/"model.safetensors").read_bytes()).hexdigest()
@@ -75,7 +75,7 @@ def moments(out, rng):
 
 
 def test_killed_run_ends_like_an_unbroken_one(tmp_path, request):
-    assert (ROOT/"outputs/sample/crops/crops.json").exists() or subprocess.run([BIN/"lightweight-crop"], cwd=ROOT).returncode == 0
+    assert (ROOT/"outputs/sample/crops/crops.json").exists() or subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT).returncode == 0
     whole, broken, rng = tmp_path/"whole", tmp_path/"broken", random.Random(1)
     run = start(whole)
     assert run.wait() == 0, run.stdout.read()
@@ -125,7 +125,7 @@ def test_disk_that_is_full_at_once(tmp_path):
     out = tmp_path/"run"
     full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)), checkpoint_every=0)
     said = full.communicate()[0]
-    assert full.returncode == 2 and "File too large" in said and "No epoch has been kept" in said and "to begin anew" in said, said
+    assert full.returncode == 2 and "File too large" in said and "No epoch has been kept" in said and "to start over" in said, said
     assert not (out/"model.safetensors").exists()
     run = start(out)
     assert run.wait() == 0, run.stdout.read()
@@ -146,7 +146,7 @@ def test_interrupt_leaves_a_record_and_can_be_resumed(tmp_path):
     assert wait_until(run, lambda: n_epochs(out) >= 1)
     run.send_signal(signal.SIGINT)
     said = run.communicate()[0]
-    assert run.returncode == 2 and "interrupted from the keyboard" in said and "to go on" in said, said
+    assert run.returncode == 2 and "interrupted from the keyboard" in said and "to resume" in said, said
     assert '"stopped": "interrupted from the keyboard"' in (out/"record.json").read_text()
     run = start(out)
     first, *rest = run.communicate()[0].splitlines()
@@ -164,7 +164,7 @@ def test_full_disk_leaves_what_was_good(tmp_path):
     kept = digest(out)
     full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     said = full.communicate()[0]
-    assert full.returncode == 2 and "File too large" in said and "to go on" in said, said
+    assert full.returncode == 2 and "File too large" in said and "to resume" in said, said
     assert digest(out) == kept and not list_temporaries(out), "the good checkpoint is whole and nothing half-written is left"
     run = start(out)
     assert run.wait() == 0 and "resumed from step" in run.stdout.read()

@@ -2,12 +2,12 @@
 import pytest
 from test_house import ROOT
 
-from lightweight.crop import CropSettings, crop
-from lightweight.pruning import prune_blocks, prune_network
-from lightweight.records import hash_file
-from lightweight.train import TrainSettings, train
-from lightweight.training import load_checkpoint, read_checkpoint_info, save_checkpoint
-from lightweight.zoo import list_widths
+from lightweight.stages.crop import CropSettings, crop
+from lightweight.compression.pruning import prune_blocks, prune_network
+from lightweight.core.records import hash_file
+from lightweight.stages.train import TrainSettings, train
+from lightweight.training.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
+from lightweight.models.surgery import list_widths
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 
@@ -48,7 +48,7 @@ def test_a_start_that_cannot_be(pruned, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"): train(TrainSettings(start=str(tmp_path/"none.safetensors"), out=str(tmp_path/"run")), ROOT)
     network, info = load_checkpoint(pruned)
     other = save_checkpoint(tmp_path/"other.safetensors", network, info | dict(classes=list("abcdef"), split="another"))
-    with pytest.raises(ValueError, match="knows the classes a, b, c, d, e, f; the crops have"):
+    with pytest.raises(ValueError, match="was trained on the classes a, b, c, d, e, f; the crops have"):
         train(TrainSettings(start=str(other), out=str(tmp_path/"run"), **QUICK), ROOT)
     assert not (tmp_path/"run").exists()
 

@@ -12,7 +12,7 @@ import pytest
 from joblib import cpu_count
 from test_house import BIN, ROOT
 
-SWEEP = [sys.executable, "-c", "from lightweight.sweep import main; main()"]  # what the console script does
+SWEEP = [sys.executable, "-c", "from lightweight.experiments.sweep import main; main()"]  # what the console script does
 GATED = ["n = 0\nout = 'outputs/gated'", """
 import os, time
 from pathlib import Path
@@ -20,7 +20,7 @@ with open(f'begun-{n}', 'a') as f: f.write('x')      # the working folder is the
 while not Path('gate').exists(): time.sleep(0.05)
 """, """
 from datetime import datetime
-from lightweight.records import make_record, write_record
+from lightweight.core.records import make_record, write_record
 metrics = dict(n_squared=n*n, threads=int(os.environ['OMP_NUM_THREADS']))
 write_record(f'{out}/record.json', make_record('gated', dict(n=n), dict(n=n), metrics, datetime.now(), 0.0, '.'))
 """]
@@ -55,7 +55,7 @@ def begun(root): return {p.name: p.read_text() for p in root.glob("begun-*")}
 
 def test_sweep_of_trainings(tmp_path):
     "Two trainings at once, one with a value that only the stage can refuse; corrected, and called again, only that one runs."
-    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight-crop"], cwd=ROOT, check=True)
+    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT, check=True)
     config, out = tmp_path/"sweep.yaml", tmp_path/"out"
     text = (f"{{out: {out}, columns: [valid.macro_f1], base: {{network: 'timm:lcnet_035', img_size: 32, epochs: 1}}, "
             "runs: {good: {seed: 1}, bad: {lr: LR}}}")
@@ -135,9 +135,9 @@ def test_misspelt_parameter_stops_before_anything_runs(gated):
 
 @pytest.mark.parametrize("path", sorted((ROOT/"configs/sweeps").glob("*.yaml")), ids=lambda p: p.stem)
 def test_committed_sweeps_name_only_what_their_stage_knows(path):
-    from lightweight.settings import read_yaml
-    from lightweight.sweep import SweepSettings, check_names, plan_runs
-    from lightweight.train import TrainSettings
+    from lightweight.core.settings import read_yaml
+    from lightweight.experiments.sweep import SweepSettings, check_names, plan_runs
+    from lightweight.stages.train import TrainSettings
     s = SweepSettings.check(read_yaml(path), str(path))
     runs = plan_runs(s, ROOT)
     check_names(ROOT/s.notebook, {name for r in runs for name in r.parameters})

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from test_house import ROOT
 
-from lightweight.crop import CropSettings, crop
-from lightweight.sample import make_sample
-from lightweight.settings import StageStopped
-from lightweight.teach import TeachSettings, teach
-from lightweight.train import TrainSettings, explain_rest, train
-from lightweight.training import read_checkpoint_info
+from lightweight.stages.crop import CropSettings, crop
+from lightweight.data.sample import make_sample
+from lightweight.core.settings import StageStopped
+from lightweight.stages.teach import TeachSettings, teach
+from lightweight.stages.train import TrainSettings, train
+from lightweight.training.checkpoint import read_checkpoint_info
+from lightweight.training.runs import explain_rest
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 
@@ -106,11 +107,11 @@ def test_what_is_wrong_is_said_before_anything_is_written(mine, tmp_path):
 
 
 def test_the_sentence_of_a_stop_names_what_is_there(tmp_path):
-    assert explain_rest(tmp_path, "model.safetensors", True) == "No epoch has been kept; start the same command again to begin anew"
+    assert explain_rest(tmp_path, "model.safetensors", True) == "No epoch has been kept; run the same command again to start over"
     (tmp_path/"model.safetensors").touch()
     assert explain_rest(tmp_path, "model.safetensors", False).startswith("No epoch has been kept")       # an earlier run's
     (tmp_path/"resume-1.state").touch()
-    assert explain_rest(tmp_path, "model.safetensors", True).endswith("model.safetensors; start the same command again to go on")
+    assert explain_rest(tmp_path, "model.safetensors", True).endswith("model.safetensors; run the same command again to resume")
 
 
 def test_teaching_leaves_a_persons_files_alone(mine, tmp_path):

@@ -85,19 +85,21 @@ def name_storage(postgres):
 WORKER = """
 import sys, time
 from pathlib import Path
-from lightweight.study import Queue, make_sampler, open_storage, open_study, work
+from lightweight.search.sampling import make_sampler
+from lightweight.search.storage import open_storage
+from lightweight.search.study import Queue, open_study, run_worker
 where, folder, broken = sys.argv[1], Path(sys.argv[2]), set(map(int, sys.argv[3:]))
 storage = open_storage(where, folder, folder)
 study, created = open_study(storage, 'race', ['minimize'], {'x': 1})
-queue = Queue(study, storage, range(30), patience=600, attempts=3)
+queue = Queue(study, storage, range(30), heartbeat_timeout=600, attempts=3)
 if created:
-    for plan in queue.plans: queue.plant(plan)
+    queue.enqueue_all()
 def do(trial):
     if trial.user_attrs['plan'] in broken: raise RuntimeError(f"plan {trial.user_attrs['plan']} cannot be exported")
     with open(folder/'done.txt', 'a') as f: f.write(f"{trial.user_attrs['plan']}\\n")
     time.sleep(.02)
     return [trial.suggest_float('x', 0, 1)]
-work(queue, do, lambda plan: make_sampler('random', plan), pause=.1)
+run_worker(queue, do, lambda plan: make_sampler('random', plan), pause=.1)
 """
 
 
@@ -111,7 +113,7 @@ def storages(postgres, tmp_path):
         if kind != "grpc": return dict(journal="journal", sqlite="sqlite:///study.db")[kind]
         if not importlib.util.find_spec("grpc"): pytest.skip("grpcio is not installed: pip install -e '.[grpc]'")
         port = find_port()
-        code = ("from optuna.storages import *; from lightweight.study import *; "   # the line that the study page gives
+        code = ("from optuna.storages import *; from lightweight.search.storage import *; "   # the line that the storage page gives
                 f"run_grpc_proxy_server(open_database('sqlite:///{tmp_path}/study.db'), host='localhost', port={port})")
         servers.append(subprocess.Popen([sys.executable, "-c", code], **QUIET))
         wait_for(lambda: answers_at(port))
@@ -145,7 +147,7 @@ def start(out, **options):
     base = dict(study="test", out=out, crops="outputs/sample/crops", space="tight", img_sizes="[32]", n_trials=4, n_long=0, variant="torchscript",
                 baseline="tiny", baseline_size=64)
     words = [w for k, v in (base | options).items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([sys.executable, "-c", "from lightweight.tune import main; main()", *words], **QUIET)
+    return subprocess.Popen([sys.executable, "-c", "from lightweight.stages.tune import main; main()", *words], **QUIET)
 
 
 def finish(*workers):
@@ -156,14 +158,14 @@ def finish(*workers):
 
 @pytest.fixture(scope="module", autouse=True)
 def crops():
-    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight-crop"], cwd=ROOT, check=True)
+    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT, check=True)
 
 
 def watch_trials(where, out, study="test"):
     "Looks at the trials of a study from outside, again and again."
     import optuna
 
-    from lightweight.study import open_storage
+    from lightweight.search.storage import open_storage
     storage = open_storage(where, out, ROOT)
 
     def read():
@@ -195,7 +197,7 @@ def test_killed_worker_loses_nothing(postgres, tmp_path):
     trial = wait_for(in_the_middle)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    other = start(out, **options, patience=2)  # no living worker to be misjudged
+    other = start(out, **options, heartbeat_timeout=2)  # no living worker to be misjudged
     plan, before = trial.user_attrs["plan"], read_history(out, trial.user_attrs["plan"])
     finish(other)
 
@@ -203,7 +205,7 @@ def test_killed_worker_loses_nothing(postgres, tmp_path):
     complete = [t for t in trials if t.state.name == "COMPLETE"]
     assert Counter(t.user_attrs["plan"] for t in complete) == Counter(range(4)), "each plan is complete exactly once"
     [lost] = [t for t in trials if t.state.name == "FAIL"]
-    assert lost.number == trial.number and lost.user_attrs["why"] == "no sign of life for 2 s"
+    assert lost.number == trial.number and lost.user_attrs["why"] == "no heartbeat for 2 s"
     [again] = [t for t in complete if t.user_attrs["plan"] == plan]
     assert again.user_attrs["attempt"] == 2 and again.user_attrs["worker"] == other.pid and again.params == lost.params
     after = read_history(out, plan)
@@ -211,7 +213,7 @@ def test_killed_worker_loses_nothing(postgres, tmp_path):
     assert after[:len(before) - 1] == before[:-1] and len(after) == epochs + 1
     assert again.user_attrs["epochs_done"] == epochs and not list(out.glob("trials/*/short/resume-*")), "nothing is left to resume"
 
-    done = subprocess.run([BIN/"lightweight-train", "-f", out/"chosen/train.yaml", "--epochs", "1"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([BIN/"lightweight", "train", "-f", out/"chosen/train.yaml", "--epochs", "1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and (out/"chosen/train/model.safetensors").exists(), done.stderr
 
 
@@ -245,7 +247,7 @@ def test_what_is_over_budget_is_never_trained(tmp_path):
 
 def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
     "Foreign files, folders that are read, and addresses of storages; no password is repeated."
-    from lightweight.tune import TuneSettings, tune
+    from lightweight.stages.tune import TuneSettings, tune
     notes, crops = tmp_path/"mine/trials/0000/notes.txt", ROOT/"outputs/sample/crops"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
@@ -269,7 +271,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
 
 def test_if_every_trial_fails_the_stage_fails(tmp_path):
     "What is trained from is no network: each trial has the reason, and the command ends with a sentence."
-    out, code = tmp_path/"tune", "import lightweight.tune as tune; tune.train_trial = None; tune.main()"
+    out, code = tmp_path/"tune", "import lightweight.stages.tune as tune; tune.train_trial = None; tune.main()"
     base = dict(study="test", out=out, space="tight", img_sizes="[32]", n_trials=2, variant="torchscript", baseline="tiny", baseline_size=64, attempts=2)
     worker = subprocess.run([sys.executable, "-c", code, *(w for k, v in base.items() for w in (f"--{k}", str(v)))], cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert worker.returncode == 2 and "2 of 2 plans were given up (0, 1); the last reason: TypeError" in worker.stderr and "Traceback" not in worker.stderr, worker.stderr
@@ -286,11 +288,12 @@ def test_dashboard_shows_a_study(tmp_path):
     if missing: pytest.skip(f"{', '.join(missing)} is not installed")
     from playwright.sync_api import sync_playwright
 
-    from lightweight.study import Queue, open_journal, open_study, work
+    from lightweight.search.storage import open_journal
+    from lightweight.search.study import Queue, open_study, run_worker
     storage = open_journal(tmp_path/"study.log")
     queue = Queue(open_study(storage, "shown", ["maximize", "minimize"], {})[0], storage, range(5))
-    for plan in queue.plans: queue.plant(plan)
-    work(queue, lambda trial: [trial.suggest_float("lr", 0, 1), trial.suggest_int("width", 8, 64)])
+    queue.enqueue_all()
+    run_worker(queue, lambda trial: [trial.suggest_float("lr", 0, 1), trial.suggest_int("width", 8, 64)])
     port = find_port()
     server = subprocess.Popen([BIN/"optuna-dashboard", tmp_path/"study.log", "--port", str(port)], **QUIET)
     try:

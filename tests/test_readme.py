@@ -1,0 +1,61 @@
+"Every shell line of the README runs as typed (on the sample where photos or hours are needed), and every link leads somewhere."
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from test_house import BIN, ROOT
+
+README = (ROOT/"README.md").read_text()
+# Lines that need TACO, hours, several GPUs, or a person who looks on, and where the same options are tested instead.
+ELSEWHERE = {"make run": "the stages, one by one, in test_stages.py", "make tune": "test_tune.py", "make dashboard": "test_tune.py",
+             "lightweight sweep": "test_sweep.py", "torchrun": "the page training/06_distributed", "lightweight compress": "test_compress.py"}
+SMALL = ["-p", "epochs", "1", "-p", "img_size", "32"]
+
+
+def list_lines():
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def run(line, folder):
+    env = os.environ | dict(PATH=f"{BIN}:{os.environ['PATH']}", PYTHONPATH=str(ROOT))
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    "A copy of the checkout whose data/mine and data/taco are the sample."
+    from lightweight.data.sample import make_sample
+    copy = tmp_path_factory.mktemp("readme")/"checkout"
+    skip = shutil.ignore_patterns(".git", ".venv", "outputs", "data", "__pycache__", "*.egg-info", "build")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=skip)
+    for name in ("mine", "taco"): make_sample(copy/"data"/name)
+    return copy
+
+
+def shorten(line):
+    "The line as typed, with fewer epochs and smaller images where it trains."
+    if line.startswith("papermill nbs/train"): return f"{line} {' '.join(SMALL)} -p pretrained false -p network tiny -p cut null"
+    if line.startswith("lightweight train"): return f"{line} --epochs 2 --img-size 32"
+    return line
+
+
+def test_lines_run(checkout):
+    "In the order of the README: crops, training, export, report, predictions; then the same with papermill and the settings files of TACO."
+    for line in list_lines():
+        if any(line.startswith(start) for start in ELSEWHERE): continue
+        done = run(shorten(line), checkout)
+        assert done.returncode == 0, f"{line}\n{(done.stdout + done.stderr)[-3000:]}"
+    assert (checkout/"outputs/mine/evaluate/report.html").is_file() and (checkout/"outputs/taco/evaluate.ipynb").is_file()
+
+
+def test_links_lead_somewhere():
+    links = {link for link in re.findall(r"\]\(([^)#\s]+)", README) if not link.startswith("http")}
+    assert links and not [link for link in links if not (ROOT/link).exists()]
+
+
+def test_tables_are_narrow():
+    rows = [line for line in README.splitlines() if line.startswith("| ---")]
+    assert rows and max(row.count("---") for row in rows) <= 8
