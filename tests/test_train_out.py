@@ -12,7 +12,7 @@ from lightweight.core.settings import StageStopped
 from lightweight.stages.teach import TeachSettings, teach
 from lightweight.stages.train import TrainSettings, train
 from lightweight.training.checkpoint import read_checkpoint_info
-from lightweight.training.runs import explain_rest
+from lightweight.training.runs import _explain_rest
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 
@@ -107,11 +107,11 @@ def test_what_is_wrong_is_said_before_anything_is_written(mine, tmp_path):
 
 
 def test_the_sentence_of_a_stop_names_what_is_there(tmp_path):
-    assert explain_rest(tmp_path, "model.safetensors", True) == "No epoch has been kept; run the same command again to start over"
+    assert _explain_rest(tmp_path, "model.safetensors", True) == "No epoch has been kept; run the same command again to start over"
     (tmp_path/"model.safetensors").touch()
-    assert explain_rest(tmp_path, "model.safetensors", False).startswith("No epoch has been kept")       # an earlier run's
+    assert _explain_rest(tmp_path, "model.safetensors", False).startswith("No epoch has been kept")       # an earlier run's
     (tmp_path/"resume-1.state").touch()
-    assert explain_rest(tmp_path, "model.safetensors", True).endswith("model.safetensors; run the same command again to resume")
+    assert _explain_rest(tmp_path, "model.safetensors", True).endswith("model.safetensors; run the same command again to resume")
 
 
 def test_teaching_leaves_a_persons_files_alone(mine, tmp_path):

@@ -29,7 +29,8 @@ from .throughput import PlainCrops, StoredCrops, compare_speed, make_fastai_dls,
 from .throughput import make_plain_loader, make_plain_trainer, profile_training, summarize_speed
 from .throughput import time_rounds, train_epoch
 from ..core.settings import ReadPath, WritePath, find_root, resolve_path, settings_main
-from ..training.learner import TrainingSettings, make_learner, resolve_auto
+from ..training.autotune import resolve_auto
+from ..training.learner import TrainingSettings, make_learner
 from ..models.build import build_network, normalization
 
 # %% ../../nbs/experiments/benchmark.ipynb #c006

@@ -43,7 +43,7 @@ from ..training.runs import choose_device, explain_stop
 from ..training.runs import measure_f1
 from .train import pick_decisive, train_once
 from ..training.checkpoint import load_checkpoint, normalize_images, predict_images, save_checkpoint
-from ..training.learner import resolve_auto
+from ..training.autotune import resolve_auto
 from ..training.losses import make_loss
 
 # %% ../../nbs/compress.ipynb #c006

@@ -26,10 +26,9 @@ from ..data.crops import read_crops_info
 from ..data.loaders import use_threads
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
-from ..training.feature_distillation import Pooled, draw_patches, hash_network, list_train_photos
-from ..training.feature_distillation import make_patch_loaders, open_features, open_patches
-from ..training.distillation import Teacher, check_teacher
-from ..training.feature_distillation import fit_features, make_feature_learner
+from ..training.distillation import Pooled, Teacher, check_teacher, draw_patches, fit_features, hash_network
+from ..training.distillation import list_train_photos, make_feature_learner, make_patch_loaders
+from ..training.distillation import open_features, open_patches
 from ..training.checkpoint import load_checkpoint
 from ..training.runs import check_kept, choose_device, record_stop, resume_or_clear
 
@@ -166,13 +165,12 @@ def _teach(s, root, out, split, teacher, device, say, make):
     dls = make_patch_loaders(table, patches, features, mean, std, s.bs, device)
     info = dict(img_size=s.img_size, mean=list(mean), std=list(std), split=split, teacher=hash_network(teacher),
                 settings=pick_decisive(s))
-    learn = make_feature_learner(network, dls, out, info, s.epochs, s.loss, s.wd, s.channels_last, s.seed, key, say)
+    learn = make_feature_learner(network, dls, s, out, info, key, say)
     if resumed := resume_or_clear(learn, s.resume, out, 'teach', _files, s.epochs): say(resumed)
-    keeper = learn.feature_keeper
-    try: history = fit_features(learn, s.epochs, s.lr, s.warmup)
+    try: history = fit_features(learn, s)
     except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as e:
-        best = max(-1.0, keeper.best)
-        raise record_stop(e, keeper, learn.saver, make, out, 'features.safetensors', best_cosine=best) from e
+        best = max(-1.0, learn.keeper.best)
+        raise record_stop(e, learn, make, out, 'features.safetensors', best_cosine=best) from e
     return _finish(s, out, learn, history, table, patches, info, say, make)
 
 def _finish(s, out, learn, history, table, patches, info, say, make):

@@ -34,9 +34,10 @@ from ..data.loaders import make_dataloaders
 from ..deploy.formats import list_own_files
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
-from ..training.distillation import Distill, DistillCached, LOGITS_FILES, check_teacher, load_teacher, open_logits
+from ..training.distillation import Distill, LOGITS_FILES, check_teacher, load_teacher, look_up, open_logits
 from ..training.distributed import broadcast, join_world, main_first, run_folder, share_training
-from ..training.learner import TrainingSettings, fit, make_learner, precision_callbacks, resolve_auto
+from ..training.autotune import precision_callbacks, resolve_auto
+from ..training.learner import TrainingSettings, fit, make_learner
 from ..training.checkpoint import load_checkpoint, read_checkpoint_info
 from ..training.losses import make_loss
 from ..training.resume import find_state
@@ -155,7 +156,7 @@ def _make_distillation(s, root, path, dls, info):
     if s.teacher_view == 'same':
         return [Distill(load_teacher(path, info['mean'], info['std']).to(dls.device), s.temperature, s.teacher_weight)]
     logits = open_logits(path, root/s.crops, s.teacher_view == 'crop+mirror', dls.device)
-    return [DistillCached(logits, dls, s.temperature, s.teacher_weight)]
+    return [Distill(look_up(logits, dls), s.temperature, s.teacher_weight)]
 
 def prepare_run(
     s:TrainSettings, # what to train
@@ -242,7 +243,7 @@ def _train(s, root, out, run, world, bar, say, make):
             history = fit(share_training(learn, world), settled)
     except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as e:
         best = max(0.0, learn.keeper.best)
-        raise record_stop(e, learn.keeper, learn.saver, make, out, best_valid_macro_f1=best) from e
+        raise record_stop(e, learn, make, out, best_valid_macro_f1=best) from e
     how = dict(chosen=choices, processes=world.size)
     return _finish(s, root, out, learn, history, say, how, partial(make, crops=crops))
 

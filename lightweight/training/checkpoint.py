@@ -32,9 +32,7 @@ def save_checkpoint(
     write_atomically(Path(path).with_suffix('.json'), json.dumps(info, indent=1, ensure_ascii=False) + '\n')
     return Path(path)
 
-def read_checkpoint_info(
-    path:str|Path, # a .safetensors file
-)->dict: # as given to `save_checkpoint`, and the network's recipe
+def read_checkpoint_info(path:str|Path)->dict: # as given to `save_checkpoint`, and the network's recipe
     "Read the information of a checkpoint without its weights."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint; train first')
     try:
@@ -44,9 +42,7 @@ def read_checkpoint_info(
     if text is None: raise ValueError(f'{path}: not a checkpoint of this project: the file contains no recipe')
     return json.loads(text)
 
-def load_checkpoint(
-    path:str|Path, # a .safetensors file
-)->tuple[nn.Module, dict]: # the network in evaluation mode, and its information
+def load_checkpoint(path:str|Path)->tuple[nn.Module, dict]: # the network in evaluation mode, and its information
     "Rebuild a network from its recipe and load its weights."
     info = read_checkpoint_info(path)
     network = rebuild_network(info['recipe'])
@@ -71,8 +67,7 @@ def predict_images(
     images:torch.Tensor, # (n, 3, size, size), uint8
     mean:Sequence[float], # per channel, in [0, 1]
     std:Sequence[float], # per channel, in [0, 1]
-    bs:int=64, # batch size
 )->np.ndarray: # (n, classes), probabilities
     "Predict the class probabilities of images."
-    batches = normalize_images(images, mean, std, next(network.parameters()).device, bs)
+    batches = normalize_images(images, mean, std, next(network.parameters()).device)
     return torch.cat([network(b).float().softmax(1).cpu() for b in batches]).numpy()
