@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['measure_latency', 'make_network_call', 'EagerModel', 'PublishedModel', 'open_variants', 'make_model_call',
-           'time_variants', 'time_settings', 'read_pictures', 'time_paths', 'measure_starts', 'measure_matmul_rates',
-           'describe_setup', 'list_rows']
+           'time_variants', 'read_pictures', 'time_paths', 'measure_starts', 'measure_matmul_rates', 'describe_setup',
+           'list_rows']
 
 # %% ../../nbs/deploy/03_timing.ipynb #c003
 import json
@@ -149,25 +149,6 @@ def time_variants(
     times = _time(calls, n_threads, n_rounds, clock, turn_ms)
     return _label(times.reset_index(names='variant'), models, n_threads, batch)
 
-# %% ../../nbs/deploy/03_timing.ipynb #c027
-def _count_threads():
-    "The number of cores available to this process."
-    try: return len(psutil.Process().cpu_affinity())
-    except AttributeError: return psutil.cpu_count() or 1      # not available on every system
-
-def time_settings(
-    variants:Mapping[str,tuple[Path, str]], # name → (file, precision)
-    threads:Collection[int], # numbers of threads
-    batches:Collection[int], # batch sizes
-    n_rounds:int=50, # timed rounds, divided by the batch size, at least ten
-    extra:Mapping[str,Callable]=None, # name → model that is open already
-    clock:Callable[[], float]=time.perf_counter, # seconds
-)->pd.DataFrame: # the rows of `time_variants`
-    "Time exported files with several numbers of threads and batch sizes."
-    pairs = [(n, batch) for n in sorted(set(threads)) for batch in batches]
-    tables = [time_variants(variants, n, batch, max(10, n_rounds//batch), extra, clock) for n, batch in pairs]
-    return pd.concat(tables, ignore_index=True)
-
 # %% ../../nbs/deploy/03_timing.ipynb #c030
 def _make_part_calls(model, files):
     "A call for each component of the end-to-end latency, to be called in order; files are used cyclically."
@@ -280,6 +261,11 @@ def measure_matmul_rates(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/deploy/03_timing.ipynb #c054
+def _count_threads():
+    "The number of cores available to this process."
+    try: return len(psutil.Process().cpu_affinity())
+    except AttributeError: return psutil.cpu_count() or 1      # not available on every system
+
 def describe_setup(
     n_threads:int, # of the measurement
 )->dict: # machine, versions, n_threads, cores (available), instructions (used by PyTorch), load_1min
