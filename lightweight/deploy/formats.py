@@ -199,7 +199,8 @@ FORMATS = dict(onnx=Format('model.onnx', export_onnx, dict(onnx='f32'), (*_packa
                openvino=Format('model.xml', _export_openvino, {'openvino': 'f32', 'openvino-bf16': 'bf16'},
                                (*_packages, 'openvino')),
                torchscript=Format('model.torchscript.pt', export_torchscript, dict(torchscript='f32')),
-               executorch=Format('model.pte', _export_executorch, dict(executorch='f32'), ('executorch',), 'executorch'))
+               executorch=Format('model.pte', _export_executorch, dict(executorch='f32'), ('executorch',),
+                                 'executorch'))
 
 def pick_precision(
     numbers:str, # precision of a variant: f32, bf16 or int8

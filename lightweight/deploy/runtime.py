@@ -146,7 +146,7 @@ def _open_executorch(path, n_threads, precision):
     api, library = (_import(name, path, 'executorch') for name in names)
     if library._threadpool_get_thread_count() != n_threads: library._unsafe_reset_threadpool(n_threads)
     forward = api.Runtime.get().load_program(path).load_method('forward')
-    most = max(1, forward.metadata.input_tensor_meta(0).sizes()[0])                  # the batch size that it was planned for
+    most = max(1, forward.metadata.input_tensor_meta(0).sizes()[0])                  # the planned batch size
     def run(images):
         pieces = [torch.from_numpy(images[i:i + most]) for i in range(0, len(images), most)]
         return np.concatenate([forward.execute([piece])[0].numpy() for piece in pieces])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['measure_latency', 'make_network_call', 'EagerModel', 'PublishedModel', 'open_variants', 'make_model_call',
-           'time_variants', 'read_pictures', 'time_paths', 'measure_starts', 'measure_matmul_rates', 'describe_setup',
-           'list_rows']
+           'time_variants', 'time_settings', 'read_pictures', 'time_paths', 'measure_starts', 'measure_matmul_rates',
+           'describe_setup', 'list_rows']
 
 # %% ../../nbs/deploy/03_timing.ipynb #c003
 import json
@@ -148,6 +148,19 @@ def time_variants(
     calls = {name: make_model_call(m, batch) for name, m in models.items()}
     times = _time(calls, n_threads, n_rounds, clock, turn_ms)
     return _label(times.reset_index(names='variant'), models, n_threads, batch)
+
+# %% ../../nbs/deploy/03_timing.ipynb #c027
+def time_settings(
+    variants:Mapping[str,tuple[Path, str]], # name → (file, precision)
+    threads:Collection[int], # numbers of threads
+    batches:Collection[int], # batch sizes
+    n_rounds:int=50, # timed rounds, divided by the batch size, at least ten
+    *options, # extra and clock of `time_variants`
+)->pd.DataFrame: # the rows of `time_variants`
+    "Time exported files with several numbers of threads and batch sizes."
+    pairs = [(n, batch) for n in sorted(set(threads)) for batch in batches]
+    tables = [time_variants(variants, n, batch, max(10, n_rounds//batch), *options) for n, batch in pairs]
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/deploy/03_timing.ipynb #c030
 def _make_part_calls(model, files):

@@ -24,7 +24,7 @@ from ..data.crops import read_crops_info, read_manifest
 import lightweight.deploy.formats as exported
 from ..compression.int8 import make_int8_formats
 from ..deploy.timing import EagerModel, PublishedModel, describe_setup, list_rows, measure_matmul_rates
-from ..deploy.timing import read_pictures, time_paths, time_variants
+from ..deploy.timing import read_pictures, time_paths, time_settings, time_variants
 from ..deploy.runtime import open_model
 from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import check_record_place, make_record, write_record
@@ -120,7 +120,7 @@ _files = ('record.json', 'answers.csv', *nest_files('*', exported.list_own_files
 class MeasureResult(NamedTuple):
     "Measured latency and throughput."
     ratios:pd.DataFrame # from `compare_times`, for single calls (turn_ms 0) and bursts
-    batches:pd.DataFrame # from `time_variants`: batch size 1 and 32
+    batches:pd.DataFrame # from `time_settings`: batch size 1 and 32
     sizes:pd.DataFrame # one row per network: parameters, MACs
     predict:pd.DataFrame # one row per network: images per second
     record:dict # as written
@@ -148,11 +148,11 @@ def _measure(s, root):
         asked = dict(n_threads=s.n_threads, n_rounds=s.n_rounds, extra=eager, turn_ms=turn_ms)
         times, whole = time_variants(files, **asked), time_paths(files, pictures, **asked)
         ratios.append(compare_times(times, whole, s.published).assign(turn_ms=turn_ms))
-    batches = [time_variants(files, s.n_threads, n, max(10, s.n_rounds//n), eager) for n in (1, 32)]
+    batches = time_settings(files, (s.n_threads,), (1, 32), s.n_rounds, eager)
     many = list(islice(cycle(paths), s.n_predict))
     predict = [_time_predict(files[f'{name}, {s.formats[0]}'][0], many, s, out) for name in s.networks]
     ratios, predict = pd.concat(ratios, ignore_index=True), pd.DataFrame(predict)
-    tables = dict(ratios=ratios, batches=pd.concat(batches, ignore_index=True), sizes=sizes, predict=predict)
+    tables = dict(ratios=ratios, batches=batches, sizes=sizes, predict=predict)
     metrics = {name: list_rows(table) for name, table in tables.items()}
     metrics |= dict(n_rounds=s.n_rounds, n_pictures=len(pictures), setup=describe_setup(s.n_threads),
                     matmul=list_rows(measure_matmul_rates((s.n_threads,))))
