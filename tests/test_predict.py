@@ -160,9 +160,18 @@ def test_result_file_is_whole_or_not_there(made, bare, tmp_path):
     assert "none.jpg" in run.stderr.readline(), "it is told in its turn, so the images before it are answered"
     run.kill()
     run.communicate()
-    assert out.read_text() == before and list(tmp_path.iterdir()) == [out]
+    assert out.read_text() == before and {p.name for p in tmp_path.iterdir()} == {out.name, f".{out.name}.sha256"}
     done = predict(bare, model_of(made), *images, "--out", out)
     assert done.returncode == 0 and done.stdout == "" and len(read_table(out.read_text())) == len(images)
+
+
+def test_edited_result_is_kept(made, bare, tmp_path):
+    "A result that was corrected by hand is not replaced; one that nobody touched is."
+    out, image = tmp_path/"answers.csv", list_folder(made/"crops/valid").images[0]
+    for _ in range(2): assert predict(bare, model_of(made), image, "--out", out).returncode == 0
+    out.write_text(edited := out.read_text() + "mine\n")
+    done = predict(bare, model_of(made), image, "--out", out)
+    assert done.returncode == 2 and "was edited" in done.stderr and out.read_text() == edited
 
 
 def test_nothing_of_the_users_is_replaced(made, bare, tmp_path):

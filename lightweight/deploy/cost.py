@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from ..models.complexity import count_macs, count_parameters
-from .formats import FORMATS, Format, make_deployable, pick_precision
-from .timing import make_model_call, time_interleaved
-from .runtime import Model, open_model
 from ..core.console import suggest
+from .formats import FORMATS, Format, make_deployable, pick_precision
+from .runtime import Model, open_model
+from .timing import make_model_call, measure_latency
+from ..models.complexity import count_macs, count_parameters
 
 # %% ../../nbs/deploy/04_cost.ipynb #c005
 def count_cost(
@@ -35,17 +35,15 @@ def find_format(
 )->Format:
     "Find the format of a variant."
     known = {v: f for f in FORMATS.values() for v in f.variants}
-    if variant not in known:
-        raise ValueError(f'variant = {variant!r}: there is no such variant{suggest(variant, known)}')
-    return known[variant]
+    if variant in known: return known[variant]
+    raise ValueError(f'variant = {variant!r}: there is no such variant{suggest(variant, known)}')
 
 def open_untrained(
     network:nn.Module, # is copied, not changed
     img_size:int, # pixels
     n_classes:int, # outputs
     variant:str, # format and precision
-    n_threads:int=1, # threads of the runtime
-)->Model: # open; its file is deleted
+)->Model: # open, with one thread; its file is deleted
     "Export a network and open the file."
     form = find_format(variant)
     numbers = form.variants[variant]
@@ -53,7 +51,7 @@ def open_untrained(
     with TemporaryDirectory() as folder:
         path = Path(folder)/form.file
         form.write(make_deployable(network, dict(mean=(.5,)*3, std=(.5,)*3)), info, path)
-        model = open_model(path, n_threads, pick_precision(numbers))
+        model = open_model(path, 1, pick_precision(numbers))
     if numbers == 'bf16' != model.precision:
         raise ValueError(f'variant = {variant!r}: this processor calculates in {model.precision}')
     return model
@@ -61,12 +59,11 @@ def open_untrained(
 # %% ../../nbs/deploy/04_cost.ipynb #c011
 def time_reference(
     model:Callable, # the reference, from `open_untrained`
-    n_rounds:int=20, # of each of three runs
     clock:Callable[[], float]=time.process_time, # seconds
 )->float: # ms: the smallest median of three runs
     "Time the reference at the start of a study."
-    call = make_model_call(model)
-    return float(min(time_interleaved(dict(reference=call), n_rounds, clock=clock).p50_ms.iloc[0] for _ in range(3)))
+    calls = dict(reference=make_model_call(model))
+    return float(min(measure_latency(calls, 20, clock=clock).p50_ms.iloc[0] for _ in range(3)))
 
 def time_beside(
     models:Mapping[str,Callable], # name → candidate
@@ -77,9 +74,9 @@ def time_beside(
 )->tuple[dict, float, int]: # name → ms (median, calibrated); slowdown; rounds
     "Time candidates and the reference, interleaved, with equally long turns."
     calls = dict(enumerate(make_model_call(model) for model in (reference, *models.values())))
-    turn_ms = max(5, float(time_interleaved(calls, 3, 1, clock).min_ms.max()))
+    turn_ms = max(5, float(measure_latency(calls, 3, 1, clock).min_ms.max()))
     n = int(min(60, max(5, 1000*seconds/(len(calls)*turn_ms))))
-    p50 = time_interleaved(calls, n, 0, clock, turn_ms=turn_ms).p50_ms
+    p50 = measure_latency(calls, n, 0, clock, turn_ms=turn_ms).p50_ms
     slowdown = float(p50[0]/reference_ms)
     return {name: float(p50[i]/slowdown) for i, name in enumerate(models, 1)}, slowdown, n
 

@@ -30,8 +30,7 @@ from ..deploy.formats import ask_model, read_table, read_variants, to_pixels
 from ..deploy.timing import (EagerModel, describe_setup, list_rows, measure_starts, open_variants,
     read_pictures, time_paths)
 from ..evaluation.analysis import Analysis, analyse, draw_figures
-from ..evaluation.page import Section, write_page
-from ..evaluation.card import write_card
+from ..evaluation.page import Section, write_card, write_page
 from ..evaluation.result_plots import plot_latency
 from ..metrics.metrics import macro_f1, tabulate_probabilities
 from ..metrics.score import competition_score
