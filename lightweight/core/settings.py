@@ -4,16 +4,10 @@
 
 # %% auto #0
 __all__ = ['ReadPath', 'WritePath', 'find_root', 'resolve_path', 'resolve_config', 'SettingsError', 'StageStopped', 'read_text',
-           'plain_values', 'Settings', 'read_yaml', 'read_settings_file', 'make_parser', 'parse_settings',
-           'settings_main']
+           'Settings', 'read_yaml', 'parse_settings', 'settings_main']
 
 # %% ../../nbs/core/03_settings.ipynb #c003
-import argparse
-import html
-import json
-import os
-import re
-import sys
+import argparse, html, json, os, re, sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -26,13 +20,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from .console import hide_secrets, run_command, suggest
 
 # %% ../../nbs/core/03_settings.ipynb #c006
-def find_root(
-    start:str|Path='.', # folder to start from
-)->Path: # root of the repository, or `start` outside a checkout
+def find_root(start:str|Path='.')->Path: # root of the repository, or `start` outside a checkout
     "Find the folder that relative paths start from."
     start = Path(start).resolve()
-    inside = (d for d in (start, *start.parents) if (d/'settings.ini').is_file() and (d/'nbs').is_dir())
-    return next(inside, start)
+    return next((d for d in (start, *start.parents) if (d/'settings.ini').is_file() and (d/'nbs').is_dir()), start)
 
 # %% ../../nbs/core/03_settings.ipynb #c009
 def resolve_path(
@@ -108,13 +99,9 @@ def _expand_variables(text):
 # %% ../../nbs/core/03_settings.ipynb #c023
 _notebook_names = {'In', 'Out', 'exit', 'quit', 'get_ipython'}
 
-def plain_values(
-    names:dict, # `globals()` of a notebook
-)->dict: # name → value
-    "Select the public names that hold plain data."
-    plain = (str, int, float, bool, list, tuple, dict, type(None))
-    chosen = {k: v for k, v in names.items() if k[0] != '_' and not k.isupper()} # capitals: a module's constants
-    return {k: v for k, v in chosen.items() if k not in _notebook_names and isinstance(v, plain)}
+def _plain_values(names): # the public names that hold plain data, without a module's constants, in capitals
+    return {k: v for k, v in names.items() if k[0] != '_' and not k.isupper() and k not in _notebook_names
+            and isinstance(v, (str, int, float, bool, list, tuple, dict, type(None)))}
 
 _null = ''': a lone ~, null or nothing behind the colon is null; write "~/" for the home folder, '' for an empty text'''
 
@@ -142,19 +129,13 @@ class Settings(BaseModel):
     positional:ClassVar[str] = ''  # field that an argument without a name sets; '': none
 
     @classmethod
-    def list_paths(cls,
-        role:Literal['reads','writes'], # what the stage does with the path
-    )->list[str]: # names of fields
-        "List the fields that are paths."
+    def _list_paths(cls, role): # names of the fields that are 'reads' or 'writes'
         return [name for name, f in cls.model_fields.items() if role in f.metadata or f"'{role}'" in str(f.annotation)]
 
     @classmethod
-    def read_values(cls,
-        values:dict, # name → value, as the user wrote it
-        variables:bool=True, # expand environment variables in paths
-    )->dict: # name → value
+    def _read_values(cls, values, variables=True):
         "Convert text by the declared types; an integer for a text field becomes text."
-        paths, read, problems = {*cls.list_paths('reads'), *cls.list_paths('writes')}, {}, []
+        paths, read, problems = {*cls._list_paths('reads'), *cls._list_paths('writes')}, {}, []
         for name, value in values.items():
             kind = cls.model_fields[name].annotation if name in cls.model_fields else object
             try:
@@ -174,18 +155,16 @@ class Settings(BaseModel):
     )->'Settings':
         "Create the settings, or raise one `SettingsError` that lists all invalid values."
         source = source or cls.__name__
-        try: return cls(**cls.read_values(values, variables))
+        try: return cls(**cls._read_values(values, variables))
         except ValidationError as e:
             problems = dict.fromkeys(_explain(error, cls.model_fields) for error in e.errors()) # without duplicates
             raise SettingsError(f"{source}: " + '\n  '.join(problems)) from None
         except SettingsError as e: raise SettingsError(f'{source}: {e}') from None
 
     @classmethod
-    def from_notebook(cls,
-        names:dict, # `globals()`, right after the `parameters` cell
-    )->'Settings':
-        "Create the settings from the names of a notebook."
-        return cls.check(plain_values(names), 'parameters')
+    def from_notebook(cls, names:dict)->'Settings':
+        "Create the settings from `globals()`, right after the `parameters` cell."
+        return cls.check(_plain_values(names), 'parameters')
 
     def changed(self)->dict: # name → value, as plain data
         "Select the values that differ from their defaults; they repeat the run."
@@ -200,17 +179,14 @@ class Settings(BaseModel):
             rows.append('<tr><td>' + '</td><td style="text-align:left">'.join(cells) + '</td></tr>')
         return f'<table>{"".join(rows)}</table>'
 
-    def list_reads(self,
-        root:str|Path, # folder that relative paths start from
-    )->dict[str, Path]: # name of the field → path
+    def list_reads(self, root:str|Path)->dict[str, Path]: # name of the field → path
         "List the existing input files and folders."
-        named = {name: getattr(self, name) for name in self.list_paths('reads')}
-        found = {name: resolve_path(value, root) for name, value in named.items() if isinstance(value, str) and value}
-        return {name: path for name, path in found.items() if path.exists()}
+        named = {name: getattr(self, name) for name in self._list_paths('reads')}
+        return {name: path for name, value in named.items()
+                if isinstance(value, str) and value and (path := resolve_path(value, root)).exists()}
 
 # %% ../../nbs/core/03_settings.ipynb #c031
-class _UniqueLoader(yaml.SafeLoader):
-    "A YAML loader that refuses duplicate names."
+class _UniqueLoader(yaml.SafeLoader): # refuses duplicate names
     def construct_mapping(self, node, deep=False):
         names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != 'tag:yaml.org,2002:merge']
         twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
@@ -222,9 +198,7 @@ def _load_yaml(path, loader):
     except UnicodeDecodeError: raise SettingsError(f'{path}: not readable as text; save it as UTF-8') from None
     except yaml.YAMLError as e: raise SettingsError(f'{path}: not readable as YAML: {e}') from None
 
-def read_yaml(
-    path:str|Path, # YAML file with name: value
-)->dict:
+def read_yaml(path:str|Path)->dict:
     "Read a settings file."
     path = Path(path)
     if not path.is_file(): raise SettingsError(f'{path}: there is no such settings file')
@@ -232,9 +206,7 @@ def read_yaml(
     if isinstance(values, dict): return values
     raise SettingsError(f'{path}: expected lines of "name: value", found {type(values).__name__}')
 
-def read_settings_file(
-    path:str|Path, # YAML file with name: value
-)->dict: # name → value
+def _read_settings_file(path):
     "Read a settings file without converting numbers, dates and words such as `no`."
     values, typed = read_yaml(path), _load_yaml(Path(path), yaml.BaseLoader)
     texts = {k: v for k, v in typed.items() if isinstance(v, str)}
@@ -245,11 +217,7 @@ def _show_default(value):
     if value is None or isinstance(value, bool): return str(value).lower()
     return value if isinstance(value, str) and value else "''" if value == '' else json.dumps(value, ensure_ascii=False)
 
-def make_parser(
-    cls:type[Settings], # settings class of the stage
-    prog:str=None, # name of the command
-)->argparse.ArgumentParser: # one option for each field, and `-f` for a file
-    "Create the command line parser of a settings class."
+def _make_parser(cls, prog=None): # one option for each field, and `-f` for a file
     usage = f'%(prog)s [{cls.positional.upper()}] [-f FILE] [--name VALUE …]' if cls.positional else None
     parser = argparse.ArgumentParser(prog=prog, usage=usage, description=cls.__doc__, allow_abbrev=False)
     parser.add_argument('-f', '--file', action='append', help='YAML file with name: value; options take precedence')
@@ -259,34 +227,31 @@ def make_parser(
             parser.add_argument(option, dest=name, metavar='VALUE', help=shown, default=argparse.SUPPRESS)
     return parser
 
-def _name_field(word): return word[2:].partition('=')[0].replace('-', '_') # --img-size=96 → img_size
-
 def parse_settings(
     cls:type[Settings], # settings class of the stage
     argv:list[str]=None, # arguments; default: those of the process
     prog:str=None, # name of the command
 )->Settings:
     "Create settings from a command line; unknown arguments are errors."
-    typed, rest = make_parser(cls, prog).parse_known_args(argv)
+    typed, rest = _make_parser(cls, prog).parse_known_args(argv)
     typed = vars(typed)
-    files, names = typed.pop('file') or [], [_name_field(u) for u in rest if u.startswith('--')]
+    files, names = typed.pop('file') or [], [u[2:].partition('=')[0].replace('-', '_') for u in rest if u[:2] == '--']
     if len(files) > 1: raise SettingsError(f"command line: one settings file at a time, not {' and '.join(files)}")
     if unknown := {name: None for name in names if name and name not in cls.model_fields}: typed |= unknown
     elif len(rest) == 1 and rest[0][:1] != '-' and cls.positional and cls.positional not in typed:
         typed[cls.positional] = rest[0]
     elif rest: raise SettingsError(f"command line: not understood: {' '.join(rest)}; "
                                    'options are written --name VALUE, and --help lists them')
-    file = read_settings_file(files[0]) if files else {}
+    file = _read_settings_file(files[0]) if files else {}
     if file: cls.check(file, files[0])
-    return cls.check(cls.read_values(file) | typed, 'command line', variables=False)
+    return cls.check(cls._read_values(file) | typed, 'command line', variables=False)
 
 # %% ../../nbs/core/03_settings.ipynb #c038
 def settings_main(
     cls:type[Settings], # settings class of the stage
     stage:Callable[[Settings], object], # function to run
-    argv:list[str]=None, # arguments; default: those of the process
-    prog:str=None, # name of the command
-)->None:
-    "Run a stage from the command line."
-    code = run_command(prog or cls.__name__, lambda: stage(parse_settings(cls, argv, prog)), (StageStopped,))
+    prog:str, # name of the command
+):
+    "Run a stage with the arguments of the process."
+    code = run_command(prog, lambda: stage(parse_settings(cls, prog=prog)), (StageStopped,))
     if code: raise SystemExit(code)
