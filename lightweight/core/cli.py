@@ -48,8 +48,7 @@ def format_help()->str:
     return '\n'.join([*lines, '', 'lightweight COMMAND --help lists the options of a command.'])
 
 # %% ../../nbs/core/05_cli.ipynb #n010
-def _find_command(name):
-    "Find a subcommand, or raise a `ValueError` with a suggestion."
+def _find_command(name): # module and function
     targets = {name: target for group in COMMANDS.values() for name, (target, _) in group.items()}
     if name in targets: return targets[name].split(':')
     close = suggest(name.removeprefix('lightweight-'), targets)

@@ -69,23 +69,19 @@ class _Redirected: # a stream whose target can be changed
     def __init__(self, stream): self.stream = stream
     def __getattr__(self, name): return getattr(self.stream, name)
 
-def _duplicate(fd): # None if the descriptor is closed
-    try: return os.dup(fd)
-    except OSError: return None
-
 @contextmanager
-def _redirect(log):
-    "Send standard output and error to a file, for Python and for C++."
-    streams, copies = (sys.stdout, sys.stderr), {fd: _duplicate(fd) for fd in (1, 2)}
+def _redirect(log): # standard output and error, of Python and of C++
+    streams, copies = (sys.stdout, sys.stderr), {}
+    for fd in (1, 2):
+        with suppress(OSError): copies[fd] = os.dup(fd)       # fails if the descriptor is closed
     for stream in streams: stream and stream.flush()
     sys.stdout, sys.stderr = redirected = [_Redirected(log) for _ in streams]
     try:
-        for fd in (fd for fd, copy in copies.items() if copy is not None): os.dup2(log.fileno(), fd)
+        for fd in copies: os.dup2(log.fileno(), fd)
         yield
     finally:
         for stream in (log, *streams): stream and stream.flush()
-        for fd, copy in copies.items():
-            if copy is not None: os.dup2(copy, fd); os.close(copy)
+        for fd, copy in copies.items(): os.dup2(copy, fd); os.close(copy)
         sys.stdout, sys.stderr = streams
         for new, stream in zip(redirected, streams): new.stream = stream
 
@@ -93,8 +89,8 @@ def _redirect(log):
 def catch_output()->Iterator[list[str]]: # after the block: a list with the captured text
     "Capture standard output and error; log messages and warnings below the level of an error are discarded."
     captured, level = [], logging.root.manager.disable
-    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='backslashreplace') as log, warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with (warnings.catch_warnings(action='ignore'),
+          tempfile.TemporaryFile('w+', encoding='utf-8', errors='backslashreplace') as log):
         logging.disable(max(level, logging.WARNING))
         try:
             with _redirect(log): yield captured
@@ -106,27 +102,25 @@ def catch_output()->Iterator[list[str]]: # after the block: a list with the capt
 # %% ../../nbs/core/01_console.ipynb #c012
 _hosts = ('JPY_SESSION_NAME', 'VSCODE_PID', 'COLAB_RELEASE_TAG') # set in kernels of JupyterLab, VS Code and Colab
 
-def _in_notebook()->bool:
-    "Whether this is an interactive notebook; under papermill and in tests, progress is logged instead."
+def _in_notebook(): # interactively; under papermill and in tests, progress is logged instead
     ipython = sys.modules.get('IPython')
     shell = ipython and ipython.get_ipython()
     return type(shell).__name__ == 'ZMQInteractiveShell' and any(name in os.environ for name in _hosts)
 
 class LineProgress:
     "Log progress, at most one line every few seconds."
+    clock = staticmethod(time.monotonic) # seconds
     def __init__(self,
         total:int|None, # number of items; None: unknown
         desc:str='', # name of the task
         unit:str='it', # name of an item
-        say:Callable[[str],object]=None, # prints a line; default: to standard error
-        clock:Callable[[],float]=time.monotonic, # seconds
-        every_s:float=5, # seconds between two lines
         done:int=0, # items completed by an earlier run
+        every_s:float=5, # seconds between two lines
     ):
-        self.total, self.desc, self.unit, self.clock, self.every_s = total, desc, unit, clock, every_s
-        self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-        self.n, self.done, self.start = done, done, clock()
-        self.last = self.start
+        self.total, self.desc, self.unit, self.n, self.done, self.every_s = total, desc, unit, done, done, every_s
+        self.start = self.last = self.clock()
+
+    def say(self, line:str): print(line, file=sys.stderr, flush=True)
 
     def update(self, n:int=1):
         "Count items and log a line if one is due."
@@ -143,7 +137,6 @@ class LineProgress:
         return f"{self.desc + ': ' if self.desc else ''}{self.n:,}{of} {self.unit}, {seconds:.0f} s{left}"
 
     def __enter__(self): return self
-
     def __exit__(self, *_):
         if self.last > self.start: self.say(self._describe(self.clock()))
 
@@ -161,18 +154,16 @@ def open_progress(
     if _in_notebook():
         from tqdm.notebook import tqdm as notebook_bar
         return notebook_bar(total=total, desc=desc, unit=unit, initial=done)
-    if not getattr(sys.stderr, 'isatty', lambda: False)(): return LineProgress(total, desc, unit, done=done)
+    if not getattr(sys.stderr, 'isatty', lambda: False)(): return LineProgress(total, desc, unit, done)
     return tqdm(total=total, desc=desc, unit=unit, mininterval=0.5, initial=done)
 
 def track(
     items:Iterable, # items to process
-    total:int|None, # number of items; None: unknown
-    desc:str='', # name of the task
-    unit:str='it', # name of an item
-    show:bool=True, # false: show nothing
+    *args, # of `open_progress`
+    **kwargs, # of `open_progress`
 )->Iterator:
     "Iterate over items and show the progress."
-    with open_progress(total, desc, unit, show) as progress:
+    with open_progress(*args, **kwargs) as progress:
         for item in items:
             yield item
             progress.update(1)

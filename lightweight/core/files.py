@@ -53,7 +53,7 @@ def append_line(
     path:str|Path, # text file that several processes append to
     line:str, # without a line break
     header:str='', # first line of a new file; '': none
-)->Path: # the path
+):
     "Append a line to a shared file."
     path = Path(path)
     with hold_lock(path), open(path, 'ab+') as f:
@@ -62,7 +62,6 @@ def append_line(
         before = f'{header}\n' if header and not size else '\n'*torn
         f.write(f'{before}{line}\n'.encode())
         f.flush(); os.fsync(f.fileno())
-    return path
 
 # %% ../../nbs/core/02_files.ipynb #c015
 MARKER, LOCK = '.made-by', '.lock'
@@ -121,17 +120,13 @@ def read_maker(folder:str|Path)->str: # name of the stage; '': unknown
 # %% ../../nbs/core/02_files.ipynb #c017
 _none, _inputs = MappingProxyType({}), ('crops', 'photos')
 
-def _check_overlap(label, real, paths, within, advice):
-    "Refuse a path that is or contains one of `paths`, or lies within one of those named in `within`."
-    for what, path in paths.items():
-        if str(path) == '': continue
-        path = Path(os.path.realpath(path))
+def _check_overlap(label, real, paths, within, advice): # within: names of the paths that the file may not lie in
+    for what, path in ((what, Path(os.path.realpath(path))) for what, path in paths.items() if str(path)):
         if real == path: raise ValueError(f'{label}: this is {what} ({path}); {advice}')
         if real in path.parents: raise ValueError(f'{label}: {what} ({path}) lies in it; {advice}')
         if what in within and path in real.parents: raise ValueError(f'{label}: this lies in {what} ({path}); {advice}')
 
 def _check_place(out, reads, root, field, within):
-    "Refuse an output folder that overlaps with a location that must not be changed."
     real, label, advice = Path(os.path.realpath(out)), f'{field} = {out}', 'choose a folder of its own'
     if real.exists() and not real.is_dir(): raise ValueError(f'{label}: this is a file; {advice}')
     kept = {"the repository's root": root, 'the working folder': Path.cwd(), 'the home folder': os.path.expanduser('~')}
@@ -170,8 +165,7 @@ def check_folder(
         check_own(place, stage, files, field)
 
 # %% ../../nbs/core/02_files.ipynb #c019
-def _release(out, made):
-    "Remove the marker, the lock and new folders if nothing was written."
+def _release(out, made): # removes the marker, the lock and new folders if nothing was written
     if not all(_is_lock(name) for name in list_files(out)): return
     for name in (MARKER, LOCK): (out/name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -212,7 +206,7 @@ def keep_previous(
     out:str|Path, # claimed folder
     stage:str, # name of the stage
     files:Iterable[str], # patterns of the files that the stage writes
-)->Path: # OUT.previous
+):
     "Move the files of the last run to OUT.previous, replacing those of the run before."
     out, previous = Path(out), _name_previous(out)
     moving, own = previous/'.moving', _list_own(out, files)
@@ -227,7 +221,6 @@ def keep_previous(
     for path in sorted([*out.rglob('*'), *previous.rglob('*')], reverse=True):        # the deepest first
         if path.is_dir() and not path.is_symlink() and not os.listdir(path): path.rmdir()
     moving.unlink(missing_ok=True)
-    return previous
 
 # %% ../../nbs/core/02_files.ipynb #c028
 def check_file(
@@ -235,9 +228,9 @@ def check_file(
     is_own:Callable[[Path], bool], # whether an existing file may be replaced
     reads:Mapping=_none, # inputs: name of the setting → path
     field:str='out', # name of the setting, for the message
-)->Path: # the path
+):
     "Check that a file may be written, without changing anything."
-    path, real, label = Path(path), Path(os.path.realpath(path)), f'{field} = {path}'
+    real, label = Path(os.path.realpath(path)), f'{field} = {path}'
     if real.is_dir(): raise IsADirectoryError(f'{label}: this is a folder; name a file')
     if same := [what for what, read in reads.items() if real == Path(os.path.realpath(read))]:
         raise ValueError(f'{label}: this is {same[0]}, which is read; name another file')
@@ -247,7 +240,6 @@ def check_file(
     if real.exists() and not is_own(real):
         raise FileExistsError(f'{label}: this file is there and was not made by this command; '
                               'move it away or name another')
-    return path
 
 def write_sealed(
     path:str|Path, # text file that users may edit, such as a model card

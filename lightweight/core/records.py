@@ -82,8 +82,7 @@ def make_record(
                 hashes=hashes or {}, metrics=metrics)
 
 # %% ../../nbs/core/04_records.ipynb #c018
-def _floats(value, path=''):
-    "All floats in nested data: (path, number)."
+def _floats(value, path=''): # (path, number) of all floats in nested data
     if isinstance(value, dict): return [p for k, v in value.items() for p in _floats(v, f'{path}.{k}')]
     if isinstance(value, (list, tuple)): return [p for i, v in enumerate(value) for p in _floats(v, f'{path}[{i}]')]
     return [(path.lstrip('.'), value)] if isinstance(value, float) else []
