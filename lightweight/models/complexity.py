@@ -6,8 +6,6 @@
 __all__ = ['count_parameters', 'count_modules', 'count_macs', 'describe_network', 'profile_network']
 
 # %% ../../nbs/models/05_complexity.ipynb #c002
-import copy
-
 import pandas as pd, torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,8 +22,12 @@ def count_modules(net:nn.Module)->int: # includes the network itself and all con
 # %% ../../nbs/models/05_complexity.ipynb #c009
 def _run_counted(net, img_size): # runs one image of zeros and returns PyTorch's counter
     p = next(net.parameters(), torch.empty(0))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(net).eval()(torch.zeros(1, 3, img_size, img_size, dtype=p.dtype, device=p.device))
+    modes = {m: m.training for m in net.modules()}
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net.eval()(torch.zeros(1, 3, img_size, img_size, dtype=p.dtype, device=p.device))
+    finally:
+        for m, training in modes.items(): m.training = training
     return counter
 
 def count_macs(
