@@ -10,13 +10,9 @@ import numpy as np
 from scipy import stats
 
 # %% ../../nbs/metrics/04_intervals.ipynb #c006
-def t_interval(
-    values:list[float], # one per seed or fold
-    level:float=0.95, # coverage probability
-)->tuple[float, float, float]: # mean, low, high; all three equal if there is a single value or no spread
-    "Compute the mean and its Student's t confidence interval."
-    values = np.asarray(values, float)
-    mean = float(values.mean())
-    if len(values) < 2 or values.std() == 0: return mean, mean, mean
-    half = stats.t.ppf((1 + level)/2, len(values) - 1)*stats.sem(values)
-    return mean, float(mean - half), float(mean + half)
+def t_interval(values:list[float])->tuple[float, float, float]: # mean, low, high
+    "Compute the mean and its 95 % Student's t confidence interval; without spread, all three are equal."
+    mean = float(np.mean(values))
+    if len(values) < 2 or np.std(values) == 0: return mean, mean, mean
+    low, high = stats.t.interval(.95, len(values) - 1, mean, stats.sem(values))
+    return mean, float(low), float(high)
