@@ -22,8 +22,8 @@ from ..core.files import list_files
 from .annotation import (
     KINDS, derive_box, describe_value, enclose, find_box_fault, find_entry_fault, find_file_fault, find_shape_fault,
     gather_boxes, is_id, parse_coco, read_numbers)
-from .image import (DUST, find_white, fit_size, is_deep, is_fractional, open_image, place_box, read_box,
-                                    read_orientation, read_size, resolve_name, settle_box, to_rgb)
+from .image import (DUST, find_white, fit_size, is_deep, open_image, place_box, read_box, read_orientation,
+                                    read_size, resolve_name, settle_box, to_rgb)
 
 # %% ../../nbs/data/05_coco.ipynb #c011
 FINDING_COLUMNS = dict(kind='str', action='str', photo_id='Int64', file_name='str', annotation_id='Int64', detail='str')
@@ -189,7 +189,8 @@ def _note_repairs(box, fit, row, note):
     edges = place_box(box, fit)
     if min(edges[:2]) < -DUST or edges[2] > fit.width + DUST or edges[3] > fit.height + DUST:
         note('box partly outside', 'repaired', f'bbox {list(box)} cut to {list(row)}')
-    elif is_fractional(box): note('fractional box', 'repaired', f'bbox {list(box)} widened to {list(row)}')
+    elif any(abs(v - round(v)) > DUST for v in box):
+        note('fractional box', 'repaired', f'bbox {list(box)} widened to {list(row)}')
 
 def _find_duplicates(rows):
     "Boxes that are listed more than once: position in annotations → kind, action and sentence of those not used."

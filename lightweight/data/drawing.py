@@ -31,7 +31,6 @@ def _stack(outline, *layers:Image.Image)->tuple[Image.Image, np.ndarray]:
     "A drawn object: its layers as one picture, the lowest first, and its outline in patch pixels."
     return reduce(Image.alpha_composite, layers), _to_pixels(outline)
 
-# %% ../../nbs/data/02_drawing.ipynb #c013
 def _trace_rectangle(x, y, x2, y2)->list: return [(x, y), (x2, y), (x2, y2), (x, y2)]
 
 def _trace_ellipse(cx:float, cy:float, rx:float, ry:float)->np.ndarray:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'DUST', 'GREY', 'SCALING', 'Method', 'leaves_root', 'resolve_name', 'resolve_photo',
            'open_image', 'is_deep', 'find_white', 'to_rgb', 'read_orientation', 'to_upright', 'open_photo',
-           'read_pixels', 'read_frame', 'Fit', 'read_size', 'fit_size', 'read_box', 'is_fractional', 'place_box',
-           'settle_box', 'cut_box', 'scale_pixels', 'resize_image', 'plan_reading', 'read_square']
+           'read_pixels', 'read_frame', 'Fit', 'read_size', 'fit_size', 'read_box', 'place_box', 'settle_box',
+           'cut_box', 'scale_pixels', 'resize_image', 'plan_reading', 'read_square']
 
 # %% ../../nbs/data/01_image.ipynb #c003
 import math, os
@@ -254,10 +254,6 @@ def read_box(value:Any)->tuple|None: # left, top, width, height as floats; None 
     try: box = tuple(map(float, value))
     except OverflowError: return None
     return box if all(map(math.isfinite, box)) and box[2] >= 0 and box[3] >= 0 else None
-
-def is_fractional(box:tuple)->bool:
-    "Whether a box has fractional pixels."
-    return any(abs(v - round(v)) > DUST for v in box)
 
 def place_box(
     box:tuple, # left, top, width, height as recorded

@@ -161,7 +161,8 @@ def make_sample(
     "Draw a small COCO data set of waste photos; do nothing if it exists already."
     if seed < 0: raise ValueError(f'seed is {seed}; it must be 0 or more')
     if n_photos < 3: raise ValueError(f'n_photos is {n_photos}; it must be 3 or more')
-    if len(size) != 2 or min(size) < 160: raise ValueError(f'size is {size}; it must be (width, height), each 160 px or more')
+    if len(size) != 2 or min(size) < 160:
+        raise ValueError(f'size is {size}; it must be (width, height), each 160 px or more')
     root, request = Path(root), dict(version=1, seed=seed, n_photos=n_photos, size=list(size), faults=faults)
     path = root/'annotations.json'
     if _is_complete(root, _read_sample(path), request): return path
