@@ -60,8 +60,8 @@ def check_labels(
     for label in sorted(set(labels)):
         bad = not label or re.search(r'[/\\<>:"|?*\x00-\x1f\x7f]|^[. ]|[. ]$', label) or _devices.fullmatch(label)
         if bad or len(label.encode('utf-8', 'replace')) > 200:
-            raise ValueError(f"{where}label {label!r} cannot be a folder name: change it in the class map (not empty, none "
-                             "of / \\ < > : \" | ? *, no line break, no dot or space at either end, "
+            raise ValueError(f"{where}label {label!r} cannot be a folder name: change it in the class map (not empty, "
+                             "none of / \\ < > : \" | ? *, no line break, no dot or space at either end, "
                              "not con, prn, aux, nul, com1 or lpt1)")
         same = seen.setdefault(unicodedata.normalize('NFC', label).casefold(), label)
         if same != label: raise ValueError(f"{where}labels {same!r} and {label!r} would be one folder on some machines")
