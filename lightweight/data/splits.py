@@ -72,22 +72,6 @@ def parse_grouping(text:str)->tuple[str, object]: # kind; number of bits or seco
     raise ValueError(f"group_by = {text!r}: expected alike:BITS (0 to 72), name:REGEX (a regular expression with a "
                      "group in brackets), image:FIELD (a field of images in the COCO file) or time:SECONDS")
 
-def _pick_names(photos, pattern):
-    found = [pattern.search(name) for name in photos.file_name]
-    for name, match in zip(photos.file_name, found):
-        if match is None or match[1] is None:
-            raise ValueError(f"group_by = 'name:{pattern.pattern}': this does not match the photo {name!r}; "
-                             "write an expression that matches every file name")
-    return [match[1] for match in found]
-
-def _pick_fields(photos, entries, field):
-    for key, name in zip(photos.photo_id, photos.file_name):
-        if entries.get(key, {}).get(field) is None:
-            known = sorted({k for e in entries.values() for k, v in e.items() if v is not None})
-            raise ValueError(f"group_by = 'image:{field}': the photo {name!r} has no {field!r} in images of the COCO "
-                             f"file; its photos have {', '.join(known)}")
-    return [json.dumps(entries[key][field], sort_keys=True) for key in photos.photo_id]
-
 def _read_time(entry, path):
     "Time at which a photo was taken, in seconds; None if unknown."
     value = entry.get('date_captured')
@@ -99,17 +83,20 @@ def _read_time(entry, path):
     time = pd.to_datetime(value, utc=True, errors='coerce')
     return None if pd.isna(time) else time.timestamp()
 
-def _pick_times(photos, entries, root, seconds):
-    paths = [Path(root)/name for name in photos.file_name]
-    times = [_read_time(entries.get(key, {}), path) for key, path in zip(photos.photo_id, paths)]
-    if None in times:
-        name = photos.file_name.iloc[times.index(None)]
-        raise ValueError(f"group_by = 'time:{seconds:g}': the photo {name!r} has no time: neither "
-                         "date_captured in images of the COCO file, nor one of the camera (EXIF)")
-    if not times: return []
-    order = np.argsort(times, kind='stable')
-    pauses = np.diff(np.array(times)[order], prepend=times[order[0]]) > seconds
-    return np.cumsum(pauses)[np.argsort(order)].tolist()
+def _pick_values(photos, root, kind, value, entries)->list: # a value of each photo; None if it has none
+    own = [entries.get(key, {}) for key in photos.photo_id]
+    if kind == 'name': return [match and match[1] for match in map(value.search, photos.file_name)]
+    if kind == 'image': return [None if e.get(value) is None else json.dumps(e[value], sort_keys=True) for e in own]
+    return [_read_time(entry, Path(root)/name) for entry, name in zip(own, photos.file_name)]
+
+def _explain_missing(kind, value, name, entries):
+    if kind == 'name': return (f"group_by = 'name:{value.pattern}': this does not match the photo {name!r}; "
+                               "write an expression that matches every file name")
+    if kind == 'time': return (f"group_by = 'time:{value:g}': the photo {name!r} has no time: neither "
+                               "date_captured in images of the COCO file, nor one of the camera (EXIF)")
+    known = sorted({k for e in entries.values() for k, v in e.items() if v is not None})
+    return (f"group_by = 'image:{value}': the photo {name!r} has no {value!r} in images of the COCO file; its photos "
+            f"have {', '.join(known)}")
 
 def find_groups(
     photos:pd.DataFrame, # one row per photo, with photo_id and file_name
@@ -123,37 +110,39 @@ def find_groups(
     kind, value = parse_grouping(group_by)
     if kind == 'alike': return group_photos(photos, root, value, progress=progress)
     photos = photos.drop_duplicates('photo_id')
-    if kind == 'name': values = _pick_names(photos, value)
-    elif kind == 'image': values = _pick_fields(photos, entries, value)
-    else: values = _pick_times(photos, entries, root, value)
-    first = pd.Series(range(len(values))).groupby(values).transform('min') if values else []
+    values = _pick_values(photos, root, kind, value, entries)
+    if None in values:
+        raise ValueError(_explain_missing(kind, value, photos.file_name.iloc[values.index(None)], entries))
+    if kind == 'time':
+        times = pd.Series(values, dtype=float).sort_values(kind='stable')
+        values = (times.diff() > value).cumsum().sort_index().tolist()         # a longer pause begins a new group
+    first = {}
+    equal = np.array([(first.setdefault(v, i), i) for i, v in enumerate(values)], int).reshape(-1, 2)
     if copies is None: copies = pair_certain(photos, root, progress)
-    equal = np.column_stack([np.array(first, int), np.arange(len(values))])
     return _group_pairs(np.concatenate([equal, copies]), photos.photo_id)
 
 # %% ../../nbs/data/10_splits.ipynb #c030
 SPLITS = ('train', 'valid', 'test')
-
 _makers = dict(label='apply_class_map', group='group_photos', split='make_splits', fold='make_folds')
 
 def _need_columns(objects, *columns):
     "Raise if a column is missing or incomplete."
     for column in columns:
-        if column not in objects: raise ValueError(f"objects have no column {column!r}; it is made by {_makers[column]}")
+        maker = _makers[column]
+        if column not in objects: raise ValueError(f"objects have no column {column!r}; it is made by {maker}")
         if objects[column].isna().any(): raise ValueError(f"{objects[column].isna().sum()} object(s) have no {column}")
 
-def _need_one(objects, of, per):
-    "Raise if a value of column `per`, such as a photo, has several values in column `of`, such as splits."
-    n = objects.groupby(per)[of].nunique()
-    if (n > 1).any():
-        bad = n.index[n > 1]
+def _need_one(objects, of, *columns):
+    "Raise if a value of a column, such as a photo, has several values in column `of`, such as splits."
+    for per in columns:
+        n = objects.groupby(per)[of].nunique()
+        if not len(bad := n.index[n > 1]): continue
         raise ValueError(f"{len(bad)} {per}(s) have more than one {of}, for instance {per} {bad[0]!r}: "
                          f"{sorted(objects[of][objects[per] == bad[0]].unique())}")
 
 def _divide(objects, k, seed)->np.ndarray: # fold (0 to k-1) of every row
     "Divide whole groups into k folds with about the same class distribution."
-    _need_columns(objects, 'label', 'group')
-    _need_one(objects, of='group', per='photo_id')
+    _need_one(objects, 'group', 'photo_id')
     order = np.lexsort([objects.label, objects.annotation_id, objects.photo_id, objects.group])
     rows, counts = objects.iloc[order], objects.label.value_counts().sort_index()
     stratum = rows.label.where(rows.label.map(counts) >= k, counts.idxmax())
@@ -222,7 +211,7 @@ def _check_sides(objects):
     _need_columns(objects, 'group', 'split')
     for name in objects.split.unique():
         if name not in SPLITS: raise ValueError(f"unknown split {name!r}{suggest(name, SPLITS)}")
-    for per in ('photo_id', 'group'): _need_one(objects, of='split', per=per)
+    _need_one(objects, 'split', 'photo_id', 'group')
 
 def check_splits(
     objects:pd.DataFrame, # one row per box, with photo_id, group, label and split
@@ -266,12 +255,11 @@ def read_split_rows(
 )->pd.DataFrame: # one row per photo
     "Read a file of splits or folds and check every row."
     columns, seen = ['file_name', 'photo_id', 'group', column], {}
-    rows = read_rows(path, columns)
-    for line, row in rows:
+    for line, row in (rows := read_rows(path, columns)):
         for i in (1, 2, 3)[:2 + (column == 'fold')]:
             try: row[i] = int(row[i])
-            except ValueError:
-                raise ValueError(f"{path}, line {line}: {columns[i]} is {row[i]!r}; it must be a whole number") from None
+            except ValueError as e:
+                raise ValueError(f"{path}, line {line}: {columns[i]} is {row[i]!r}; it must be a whole number") from e
         if (first := seen.setdefault((row[0], row[1]), line)) != line:
             raise ValueError(f"{path}, line {line}: the photo {row[0]} (id {row[1]}) has a row already, line {first}")
         if column == 'split' and row[-1] not in SPLITS:
@@ -281,7 +269,7 @@ def read_split_rows(
 def _list_photos(objects, column):
     "The rows that are saved: one per photo, sorted by file_name."
     _need_columns(objects, 'group', column)
-    for per in ('photo_id', 'group'): _need_one(objects, of=column, per=per)
+    _need_one(objects, column, 'photo_id', 'group')
     rows = objects[['file_name', 'photo_id', 'group', column]].drop_duplicates()
     return rows.sort_values(['file_name', 'photo_id']).reset_index(drop=True)
 
