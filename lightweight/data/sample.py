@@ -17,7 +17,7 @@ from ..core.files import hold_lock, write_atomically
 from .drawing import GROUNDS, KINDS, draw_scene
 
 # %% ../../nbs/data/03_sample.ipynb #c056
-def _deal_objects(rng:np.random.Generator, n_photos:int)->list[list]: # the categories in each photo
+def _deal_objects(rng:np.random.Generator, n_photos:int)->list[list]:
     "The categories in each photo, from one shuffled deck."
     counts = rng.integers(5, 9, n_photos)
     shares = np.array([share for _, share, _ in KINDS.values()])
@@ -25,15 +25,14 @@ def _deal_objects(rng:np.random.Generator, n_photos:int)->list[list]: # the cate
     deck = rng.permutation(np.repeat(list(KINDS), np.diff(ends, prepend=0)))
     return [[str(card) for card in part] for part in np.split(deck, np.cumsum(counts)[:-1])]
 
-# %% ../../nbs/data/03_sample.ipynb #c059
-def _repeat_scene(rng:np.random.Generator, photo:Image.Image, objects:list)->tuple[Image.Image, list]: # as draw_scene
+def _repeat_scene(rng:np.random.Generator, photo:Image.Image, objects:list)->tuple[Image.Image, list]:
     "A near-duplicate: the photo and its outlines shifted by a few pixels, slightly brighter."
     dx, dy = (int(v) for v in rng.choice([-2, -1, 1, 2], 2))
     pixels = np.pad(np.asarray(photo, dtype=np.float32), ((2, 2), (2, 2), (0, 0)), mode='edge')
     pixels = pixels[2 - dy:2 - dy + photo.height, 2 - dx:2 - dx + photo.width]*rng.uniform(1.02, 1.06)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), [(c, o + (dx, dy)) for c, o in objects]
 
-def _draw_photos(seed:int, n_photos:int, size:tuple): # yields (file name, photo, objects)
+def _draw_photos(seed:int, n_photos:int, size:tuple):
     "Draw all photos, every twelfth a near-duplicate of the one before: (file name, photo, objects)."
     for i, categories in enumerate(_deal_objects(np.random.default_rng([seed, 0]), n_photos)):
         rng = np.random.default_rng([seed, 1, i])
@@ -43,24 +42,17 @@ def _draw_photos(seed:int, n_photos:int, size:tuple): # yields (file name, photo
         yield f'{batch}/{i:06d}.jpg', photo, objects
 
 # %% ../../nbs/data/03_sample.ipynb #c063
-def _measure_area(outline:np.ndarray)->float: # square pixels
-    "Measure the area of a polygon by the shoelace formula."
-    (x, y), (x2, y2) = outline.T, np.roll(outline, -1, 0).T
-    return float(abs((x*y2 - x2*y).sum())/2)
-
-def _add_object(coco:dict, photo_id:int, category:str, outline:np.ndarray)->dict: # the new entry
-    "Append one object to the annotations."
-    x, y, right, bottom = (int(v) for v in (*np.floor(outline.min(0)), *np.ceil(outline.max(0))))
-    entry = dict(id=len(coco['annotations']) + 1, image_id=photo_id, category_id=list(KINDS).index(category) + 1,
-                 bbox=[x, y, right - x, bottom - y], segmentation=[outline.round(1).ravel().tolist()],
-                 area=round(_measure_area(outline), 1), iscrowd=0)
-    coco['annotations'].append(entry)
-
-def _add_photo(coco:dict, file_name:str, size:tuple, objects:list=())->dict: # the new entry
+def _add_photo(coco:dict, file_name:str, size:tuple, objects:list):
     "Append one photo and its objects."
-    entry = dict(id=len(coco['images']) + 1, file_name=file_name, width=size[0], height=size[1])
-    coco['images'].append(entry)
-    for category, outline in objects: _add_object(coco, entry['id'], category, outline)
+    photo = dict(id=len(coco['images']) + 1, file_name=file_name, width=size[0], height=size[1])
+    coco['images'].append(photo)
+    for category, outline in objects:
+        x, y, right, bottom = (int(v) for v in (*np.floor(outline.min(0)), *np.ceil(outline.max(0))))
+        (a, b), (c, d) = outline.T, np.roll(outline, -1, 0).T
+        area = round(float(abs((a*d - c*b).sum())/2), 1)                       # shoelace formula
+        coco['annotations'].append(dict(
+            id=len(coco['annotations']) + 1, image_id=photo['id'], category_id=list(KINDS).index(category) + 1,
+            bbox=[x, y, right - x, bottom - y], segmentation=[outline.round(1).ravel().tolist()], area=area, iscrowd=0))
 
 # %% ../../nbs/data/03_sample.ipynb #c067
 def _add_box_faults(coco:dict):
@@ -77,29 +69,25 @@ def _add_box_faults(coco:dict):
                      segmentation=[[20, 30, 60, 30, 60, 60, 20, 60]], iscrowd=0)
         sound.append(entry | change)
 
-# %% ../../nbs/data/03_sample.ipynb #c069
 def _rotate_left(photo:Image.Image, objects:list)->tuple[Image.Image, list]:
     "Rotate a photo and its outlines by 90° to the left, as stored with EXIF orientation 6."
     return (photo.transpose(Image.Transpose.ROTATE_90),
             [(c, np.stack([o[:, 1], photo.width - o[:, 0]], 1)) for c, o in objects])
 
-def _encode_photo(photo:Image.Image, orientation:int=1)->bytes: # a JPEG file
-    "Encode a photo as JPEG, with an EXIF orientation if it is not upright."
+def _encode_photo(photo:Image.Image, orientation:int=1)->bytes:
     exif, file = Image.Exif(), io.BytesIO()
     if orientation != 1: exif[0x0112] = orientation
     photo.save(file, 'JPEG', quality=90, exif=exif)
     return file.getvalue()
 
 def _make_faults(photo:Image.Image, objects:list)->dict:
-    "Apply every fault of the table to a photo: (bytes of the file or None, recorded size, objects as recorded)."
-    (w, h), sound = photo.size, _encode_photo(photo)
-    rotated, rotated_objects = _rotate_left(photo, objects)
+    "Each fault of the table: bytes of the file or None, recorded size, objects as recorded."
+    (w, h), sound, (rotated, rotated_objects) = photo.size, _encode_photo(photo), _rotate_left(photo, objects)
     turned = _encode_photo(rotated, 6)
     return {'missing': (None, (w, h), objects), 'truncated': (sound[:len(sound)//2], (w, h), objects),
             'same shape': (sound, (2*w, 2*h), [(c, o*2) for c, o in objects]),
-            'other shape': (sound, (w + 50, h), objects),
-            'upright': (turned, (w, h), objects), 'as stored': (turned, (h, w), rotated_objects),
-            'outside': (None, (w, h), objects)}
+            'other shape': (sound, (w + 50, h), objects), 'upright': (turned, (w, h), objects),
+            'as stored': (turned, (h, w), rotated_objects), 'outside': (None, (w, h), objects)}
 
 def _draw_faulty_photos(seed:int, size:tuple, n_photos:int):
     "Draw one photo per fault: (file name, bytes or None, recorded size, objects)."
@@ -120,43 +108,29 @@ def _read_sample(path):
     try: coco = json.loads(path.read_text(encoding='utf-8'))
     except ValueError: coco = {}
     info = coco.get('info') if isinstance(coco, dict) else None
-    if not isinstance(info, dict) or 'lightweight_sample' not in info:
-        raise ValueError(f'{path} is not a drawn sample and will not be overwritten; choose another folder')
-    return coco
+    if isinstance(info, dict) and 'lightweight_sample' in info: return coco
+    raise ValueError(f'{path} is not a drawn sample and will not be overwritten; choose another folder')
 
-def _is_drawn(path, mark):
-    "Whether a file still has the hash (in old samples: the size) that was recorded."
-    return path.is_file() and mark in (_hash(path.read_bytes()), path.stat().st_size)
+def _is_drawn(path, mark): return path.is_file() and mark == _hash(path.read_bytes())
 
 def _is_complete(root, coco, request):
-    "Whether the requested sample exists already."
     if 'images' not in coco or coco['info']['lightweight_sample'] != request: return False
     return all(_is_drawn(root/name, mark) for name, mark in coco['info']['files'].items())
 
 def _check_own(root, coco, files):
     "Refuse to replace files that no earlier call has drawn or that were changed since."
     advice = 'move it away, or choose another folder'
-    marks, entries = coco['info']['files'], coco['info'].get('entries')
+    marks = coco['info']['files']
     for name in {**marks, **files}:
         known = [marks.get(name), _hash(files[name]) if name in files else None]
         if (root/name).exists() and not any(_is_drawn(root/name, mark) for mark in known):
             raise ValueError(f'{root/name} was not drawn here, or has been changed; {advice}')
-    if 'images' in coco and entries not in (None, _hash_entries(coco)):
+    if 'images' in coco and coco['info']['entries'] != _hash_entries(coco):
         raise ValueError(f"{root/'annotations.json'} has been changed since it was drawn; {advice}")
 
-# %% ../../nbs/data/03_sample.ipynb #c074
-def _check_request(seed, n_photos, size):
-    "Refuse a sample that cannot be drawn."
-    if seed < 0: raise ValueError(f'seed is {seed}; it must be 0 or more')
-    if n_photos < 3: raise ValueError(f'n_photos is {n_photos}; it must be 3 or more')
-    if len(size) != 2 or min(size) < 160:
-        raise ValueError(f'size is {size}; it must be (width, height), each 160 px or more')
-
 def _draw_sample(seed, n_photos, size, faults):
-    "Draw the photos and annotations of a sample in memory."
-    coco = dict(info={}, licenses=[], images=[], annotations=[],
-                categories=[dict(id=i + 1, name=name, supercategory='') for i, name in enumerate(KINDS)])
-    files = {}
+    categories = [dict(id=i + 1, name=name, supercategory='') for i, name in enumerate(KINDS)]
+    coco, files = dict(info={}, licenses=[], images=[], annotations=[], categories=categories), {}
     for name, photo, objects in _draw_photos(seed, n_photos, size):
         files[name] = _encode_photo(photo)
         _add_photo(coco, name, size, objects)
@@ -168,7 +142,6 @@ def _draw_sample(seed, n_photos, size, faults):
     return coco, files
 
 def _replace_sample(root, before, request):
-    "Draw a sample in place of an earlier one."
     coco, files = _draw_sample(request['seed'], request['n_photos'], tuple(request['size']), request['faults'])
     _check_own(root, before, files)
     for name in before['info']['files']: (root/name).unlink(missing_ok=True)
@@ -186,7 +159,10 @@ def make_sample(
     faults:bool=True, # add one of each fault of the tables above
 )->Path: # annotation file
     "Draw a small COCO data set of waste photos; do nothing if it exists already."
-    _check_request(seed, n_photos, size)
+    if seed < 0: raise ValueError(f'seed is {seed}; it must be 0 or more')
+    if n_photos < 3: raise ValueError(f'n_photos is {n_photos}; it must be 3 or more')
+    if len(size) != 2 or min(size) < 160:
+        raise ValueError(f'size is {size}; it must be (width, height), each 160 px or more')
     root, request = Path(root), dict(version=1, seed=seed, n_photos=n_photos, size=list(size), faults=faults)
     path = root/'annotations.json'
     if _is_complete(root, _read_sample(path), request): return path
@@ -196,9 +172,7 @@ def make_sample(
     return path
 
 # %% ../../nbs/data/03_sample.ipynb #c089
-def main(
-    argv:list|None=None, # arguments; default: those of the process
-):
+def main(argv:list|None=None):
     "Draw the sample: `lightweight sample [ROOT]`."
     parser = argparse.ArgumentParser(prog='lightweight sample', allow_abbrev=False,
                                      description='Draw a small COCO data set of waste photos.')
