@@ -9,8 +9,8 @@ from lightweight.stages.compare import CompareSettings, check_plan
 from lightweight.core.files import find_foreign
 from lightweight.core.settings import read_yaml
 
-OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda _files", "evaluate _files", "export list_own_files", "measure _files", "train _files",
-       "teach _files", "teach _pieces", "compress _files", "compare list_places", "tune _files", "race list_own_files"]
+OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda list_own_files", "evaluate list_own_files", "export list_own_files", "measure _files", "train list_own_files",
+       "teach list_own_files", "teach list_cached_files", "compress list_own_files", "compare list_places", "tune list_own_files", "race list_own_files"]
 PLACES = {"crop": "data.crops", "measure": "experiments.measure", "race": "experiments.race"}
 EXACT = {"benchmark", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 

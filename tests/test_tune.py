@@ -271,7 +271,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
 
 def test_if_every_trial_fails_the_stage_fails(tmp_path):
     "What is trained from is no network: each trial has the reason, and the command ends with a sentence."
-    out, code = tmp_path/"tune", "import lightweight.stages.tune as tune; tune.train_trial = None; tune.main()"
+    out, code = tmp_path/"tune", "import lightweight.stages.tune as tune; tune._train_trial = None; tune.main()"
     base = dict(study="test", out=out, space="tight", img_sizes="[32]", n_trials=2, variant="torchscript", baseline="tiny", baseline_size=64, attempts=2)
     worker = subprocess.run([sys.executable, "-c", code, *(w for k, v in base.items() for w in (f"--{k}", str(v)))], cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert worker.returncode == 2 and "2 of 2 plans were given up (0, 1); the last reason: TypeError" in worker.stderr and "Traceback" not in worker.stderr, worker.stderr

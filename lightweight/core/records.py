@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'record_fields', 'hash_file', 'hash_data', 'describe_machine', 'describe_versions', 'make_record',
-           'check_record', 'write_record', 'read_record', 'check_record_place']
+           'start_record', 'check_record', 'write_record', 'read_record', 'check_record_place']
 
 # %% ../../nbs/core/04_records.ipynb #c003
 import hashlib, json, math, os, platform, shlex, subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 from types import MappingProxyType
 
 import psutil
@@ -80,6 +81,19 @@ def make_record(
                 started=started.isoformat(timespec='seconds'), seconds=round(float(seconds), 2),
                 code=_describe_commit(root), versions=describe_versions(), machine=describe_machine(),
                 hashes=hashes or {}, metrics=metrics)
+
+# %% ../../nbs/core/04_records.ipynb #n004
+def start_record(
+    stage:str, # name of the stage, such as 'train'
+    s, # its `Settings`
+    root:str|Path, # repository
+)->Callable[..., dict]: # (metrics, hashes, **added settings) → record
+    "Start the clock of a run; the function that is returned makes its record."
+    started, clock = datetime.now(), perf_counter()
+    def make(metrics, hashes=None, **added):
+        seconds = perf_counter() - clock
+        return make_record(stage, s.model_dump() | added, s.changed(), metrics, started, seconds, root, hashes)
+    return make
 
 # %% ../../nbs/core/04_records.ipynb #c018
 def _floats(value, path=''): # (path, number) of all floats in nested data

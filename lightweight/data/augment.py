@@ -26,7 +26,7 @@ class DataSettings(Settings):
     train_min_side:int = Field(0, ge=0, description='minimum long side of a training crop, pixels of the photo')
     resize:Method = Field('squish', description='how crops become square; draft: squish with reduced JPEG decoding')
     flip:Literal['none','horizontal','all'] = Field('all', description='none, left-right, or all eight orientations')
-    zoom:float = Field(1.0, gt=0, le=1, description='minimum share of the area that a random zoom keeps; 1 = no zoom')
+    zoom:float = Field(1.0, gt=0, le=1, description='minimum share of the area that a random zoom keeps; 1: no zoom')
     augment:Literal['none','rand','trivial'] = Field('trivial', description='RandAugment, TrivialAugment or neither')
     n_ops:int = Field(3, ge=1, le=14, description='number of RandAugment operations per image')
     cutout:float = Field(0.0, ge=0, le=1, description='probability of a grey rectangle')

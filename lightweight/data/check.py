@@ -19,7 +19,10 @@ from .coco import CocoData, read_coco
 # %% ../../nbs/data/06_check.ipynb #c043
 ACTIONS = ['suspect', 'refused', 'repaired', 'kept']
 
-def summarise_findings(coco:CocoData)->str: # some lines of text, '' without findings
+def summarise_findings(
+    coco:CocoData, # from `read_coco`
+    place:str='ANNOTATIONS', # arguments of `lightweight check`: the file, and the folder of the photos if necessary
+)->str: # some lines of text, '' without findings
     "Summarise the findings in a few lines."
     found = coco.findings[coco.findings.action != 'kept']
     if not len(found): return ''
@@ -30,7 +33,7 @@ def summarise_findings(coco:CocoData)->str: # some lines of text, '' without fin
         if listed: lines.append(f'{action}: {listed}')
     lines += [f'  {detail}' for detail in found[found.action == 'suspect'].detail]
     most = found.kind.value_counts().max()
-    return '\n'.join(lines + [f'lightweight check ANNOTATIONS --examples {most} names each of them.'])
+    return '\n'.join(lines + [f'lightweight check {place} --examples {most} names each of them.'])
 
 def _report_findings(coco:CocoData, examples:int=3)->str:
     "Report the findings in a COCO file, with examples."

@@ -41,7 +41,7 @@ class BenchmarkSettings(DataSettings):
     record:WritePath = Field('', description='additional path for the record, e.g. results/NAME.json (default: none)')
     networks:list[str] = Field(['timm:lcnet_035'], description='networks to train (none: data loading only)')
     n_workers:int = Field(2, ge=0, le=64, description='worker processes of plain PyTorch and fastai')
-    n_threads:int = Field(0, ge=0, le=256, description="threads for training; 0 = PyTorch's default")
+    n_threads:int = Field(0, ge=0, le=256, description="threads for training; 0: PyTorch's default")
     n_rounds:int = Field(2, ge=1, description='timed rounds')
     n_batches:int = Field(4, ge=1, description='maximum batches per timed call')
     seconds:float = Field(1.0, gt=0, description='target duration of a timed epoch, seconds (2 batches at least)')

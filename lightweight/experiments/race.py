@@ -57,7 +57,7 @@ class RaceSettings(Settings):
     out:WritePath = Field('outputs/sample/race', description='output folder; an interrupted experiment resumes there')
     results:WritePath = Field('', description='folder of the records, e.g. results/race (default: OUT/results)')
     only:list[str] = Field([], description='contestants to run, without measuring latency (default: all, with latency)')
-    freeze:int = Field(0, ge=0, le=20, description='draw this many folds, save them and stop; 0 = run the plan')
+    freeze:int = Field(0, ge=0, le=20, description='draw this many folds, save them and stop; 0: run the plan')
     n_threads:int = Field(1, ge=1, le=256, description='threads for export and latency measurements')
     n_rounds:int = Field(20, ge=5, description='timed rounds')
 
@@ -240,13 +240,13 @@ def list_own_files()->tuple[str, ...]: # patterns, as `claim_folder` takes them
     "List the files that an experiment may write into its folder."
     stages = {kind: import_module(f'lightweight.stages.{kind}') for kind in plans.STEPS}
     steps = [name for kind, stage in stages.items()
-             for name in (f'[0-9]*-{kind}.json', *nest_files(f'[0-9]*-{kind}', stage._files, previous=True))]
+             for name in (f'[0-9]*-{kind}.json', *nest_files(f'[0-9]*-{kind}', stage.list_own_files(), previous=True))]
     crops = [name for part in ('all', f'.all.{files.HEX16}.part', '.all.old.part')
               for name in nest_files(f'crops/{part}', stores.STORE_FILES)]
     folds = (*nest_files('crops/fold-[0-9]*', stores.SHARED_FILES), 'crops/fold-[0-9]*-openings.csv')
-    runs = ('epochs.json', *nest_files('price', stages['train']._files, previous=True),
+    runs = ('epochs.json', *nest_files('price', stages['train'].list_own_files(), previous=True),
             *nest_files('fold-[0-9]*-seed-[0-9]*', ('test.json', 'test.csv', *steps)))
-    patches = nest_files('patches', stages['teach']._pieces)
+    patches = nest_files('patches', stages['teach'].list_cached_files())
     return (*crops, *folds, *nest_files('runs/*', runs), *patches, 'results/*.json')
 
 def check_places(

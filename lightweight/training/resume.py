@@ -59,7 +59,7 @@ class Saver(Callback):
         folder:str|Path, # the run's folder
         seed:int, # seed of the run
         others:dict=None, # name → object with state_dict and load_state_dict
-        every:int=0, # steps between saves; 0 = after each epoch only
+        every:int=0, # steps between saves; 0: after each epoch only
         key:str='', # identifies the run; a state with another key is ignored
         note:str='', # text saved with the state
     ):
