@@ -3,7 +3,7 @@ import re
 from importlib import import_module
 
 import pytest
-from test_house import ROOT, STAGES
+from test_house import ROOT, STAGES, run_opening
 
 from lightweight.stages.compare import CompareSettings, check_plan
 from lightweight.core.files import find_foreign
@@ -11,7 +11,7 @@ from lightweight.core.settings import read_yaml
 
 OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda _files", "evaluate _files", "export list_own_files", "measure _files", "train _files",
        "teach _files", "teach _pieces", "compress _files", "compare list_places", "tune _files", "race list_own_files"]
-PLACES = {"crop": "data.crops", "measure": "experiments.measure", "race": "experiments.race"}
+PLACES = {"crop": "data.crops", "race": "experiments.race"}
 EXACT = {"benchmark", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 
 
@@ -19,6 +19,7 @@ def read_patterns(stage, name):
     if stage == "compare":
         s = CompareSettings()
         return import_module("lightweight.stages.compare").list_places(s, check_plan(read_yaml(ROOT/s.plan), s.plan), ROOT)["files"]
+    if stage == "measure": return run_opening(ROOT/"nbs/experiments/measure.ipynb")[name]
     found = getattr(import_module(f"lightweight.{PLACES.get(stage, f'stages.{stage}')}"), name)
     return found() if callable(found) else found
 
