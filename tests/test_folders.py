@@ -3,15 +3,16 @@ import re
 from importlib import import_module
 
 import pytest
-from test_house import ROOT, STAGES
+from test_house import ROOT, STAGES, run_opening
 
 from lightweight.stages.compare import CompareSettings, check_plan
 from lightweight.core.files import find_foreign
 from lightweight.core.settings import read_yaml
 
-OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda list_own_files", "evaluate list_own_files", "export list_own_files", "measure _files", "train list_own_files",
-       "teach list_own_files", "teach list_cached_files", "compress list_own_files", "compare list_places", "tune list_own_files", "race list_own_files"]
-PLACES = {"crop": "data.crops", "measure": "experiments.measure", "race": "experiments.race"}
+OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda list_own_files", "evaluate list_own_files", "export list_own_files", "measure _files",
+       "train list_own_files", "teach list_own_files", "teach list_cached_files", "compress list_own_files", "compare list_places",
+       "tune list_own_files", "race list_own_files"]
+PLACES = {"crop": "data.crops", "race": "experiments.race"}
 EXACT = {"benchmark", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 
 
@@ -19,6 +20,7 @@ def read_patterns(stage, name):
     if stage == "compare":
         s = CompareSettings()
         return import_module("lightweight.stages.compare").list_places(s, check_plan(read_yaml(ROOT/s.plan), s.plan), ROOT)["files"]
+    if stage == "measure": return run_opening(ROOT/"nbs/experiments/measure.ipynb")[name]
     found = getattr(import_module(f"lightweight.{PLACES.get(stage, f'stages.{stage}')}"), name)
     return found() if callable(found) else found
 

@@ -35,8 +35,6 @@ COMMANDS = { # group → name → (module:function, description)
         compare=('stages.compare:main', 'train variations with several seeds and compare them'),
         sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'),
         race=('experiments.race:main', 'compare recipes by cross-validation within a CPU budget'),
-        measure=('experiments.measure:main', 'measure latency and size of several networks and formats'),
-        benchmark=('experiments.benchmark:main', 'measure training throughput against plain PyTorch and fastai'),
         results=('experiments.standings:main', 'generate the README and its figures from the records'))}
 
 def format_help()->str:

@@ -67,9 +67,7 @@ class Step(NamedTuple):
     kind:str # teach, train or compress
     values:dict # settings, except those that the experiment decides
 
-def open_stage(
-    kind:str, # one of `STEPS`
-)->tuple[type[Settings], object]: # settings class and function
+def open_stage(kind:str)->tuple[type[Settings], object]: # one of `STEPS` → settings class and function
     "Import the stage of a step."
     module = import_module(f'lightweight.stages.{kind}')
     return getattr(module, f'{kind.capitalize()}Settings'), getattr(module, kind)

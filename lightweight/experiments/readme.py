@@ -31,9 +31,7 @@ def _convert_cell(cell): # to Markdown
 def _relink(text, folder): # links that start in a folder start in its parent, where the README lies
     return re.sub(r'\]\((?!https?:|#)([^)\s]+)\)', lambda m: f']({os.path.normpath(os.path.join(folder, m[1]))})', text)
 
-def make_readme(
-    notebook:str|Path, # index.ipynb
-)->str: # Markdown
+def make_readme(notebook:str|Path)->str: # index.ipynb → Markdown
     "Execute a notebook and convert it to Markdown."
     with tempfile.TemporaryDirectory() as folder:
         ran = Path(folder)/'ran.ipynb'
@@ -42,9 +40,7 @@ def make_readme(
     return _relink('\n\n'.join(p for p in parts if p) + '\n', Path(notebook).parent.name)
 
 # %% ../../nbs/experiments/03_readme.ipynb #c009
-def tabulate_evaluations(
-    folder:str|Path, # results/
-)->pd.DataFrame: # one row per record of the stage `evaluate`, best score first
+def tabulate_evaluations(folder:str|Path)->pd.DataFrame: # one row per record of the stage `evaluate`, best score first
     "Make the table of evaluated runs."
     rows = []
     for path in sorted(Path(folder).glob('*.json')):
@@ -59,9 +55,7 @@ def tabulate_evaluations(
                      'end to end': f"{t['baseline whole path']/t['whole path']:.1f}", 'score': f"{m['score']:.3f}"})
     return pd.DataFrame(rows).sort_values('score') if rows else pd.DataFrame()
 
-def to_markdown(
-    table:pd.DataFrame, # any
-)->str:
+def to_markdown(table:pd.DataFrame)->str:
     "Write a table as Markdown."
     lines = [list(table.columns), ['---']*len(table.columns), *table.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

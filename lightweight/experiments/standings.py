@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIMES', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'PLACE', 'read_race', 'tabulate_race', 'list_goals',
-           'format_race', 'draw_race', 'plot_curves', 'list_pretrained', 'describe_race', 'write_results', 'main']
+           'format_race', 'draw_race', 'plot_curves', 'list_pretrained', 'main']
 
 # %% ../../nbs/experiments/04_standings.ipynb #c003
 import argparse
@@ -21,6 +21,7 @@ from .readme import make_readme, to_markdown
 from ..core.records import read_record
 from ..evaluation.plots import make_axes, write_key
 from ..metrics.score import competition_score
+from ..search.results import find_pareto_front
 from ..core.files import check_file, write_atomically
 from ..core.settings import find_root
 
@@ -42,10 +43,6 @@ def _pick_variant(record, rows): # the row of the fastest file that was evaluate
     own = [row for row in rows if row['contestant'] == m['contestant'] and row['variant'] in m['f1']]
     return min(own, key=lambda row: row['path_ms'])
 
-def _find_front(ms, f1): # one bool per pair: whether no other is as fast and as good, and better in one of both
-    pairs = list(zip(ms, f1))
-    return [not any(t <= ms and f >= f1 and (t, f) != (ms, f1) for t, f in pairs) for ms, f1 in pairs]
-
 def tabulate_race(
     folder:str|Path, # of an experiment's records
 )->pd.DataFrame: # one row per contestant, highest macro-F1 first; empty without records
@@ -61,8 +58,7 @@ def tabulate_race(
     middle, unit = table['mean'][table.contestant == t['published']], t['baseline']['path_ms']
     def score(row): return competition_score(row['mean'], row.path_ms, middle.iloc[0], unit) if len(middle) else None
     everywhere = table.n_folds == table.n_folds.max()
-    full = table[everywhere]
-    front = pd.Series(_find_front(full.path_ms, full['mean']), full.index).reindex(table.index, fill_value=False)
+    front = table.index.isin(find_pareto_front(table[everywhere], {'path_ms': -1, 'mean': 1}).index)
     faster, scores = unit/table.path_ms, table.apply(score, axis=1)
     return table.assign(times_faster=faster, score=scores, everywhere=everywhere, front=front)
 
@@ -89,9 +85,7 @@ def list_goals(
                          for goal, side, limit, value in found])
 
 # %% ../../nbs/experiments/04_standings.ipynb #c016
-def format_race(
-    table:pd.DataFrame, # from `tabulate_race`
-)->pd.DataFrame: # of text
+def format_race(table:pd.DataFrame)->pd.DataFrame: # from `tabulate_race` → of text
     "Round and rename the columns of an experiment's table."
     def write(row):
         f1 = f'{row["mean"]:.3f}' + f' ({row.low:.3f} to {row.high:.3f})'*(row.n_folds > 1)
@@ -156,9 +150,7 @@ def _draw_dot(dot):
             f'<circle cx="{dot.x:.1f}" cy="{dot.y:.1f}" r="{dot.radius:.1f}" '
             f'fill="{colour}" fill-opacity="0.6" stroke="{colour}"/>']
 
-def draw_race(
-    table:pd.DataFrame, # from `tabulate_race`
-)->str: # SVG
+def draw_race(table:pd.DataFrame)->str: # from `tabulate_race` → SVG
     "Draw F1 against time."
     dots, ends, top = _place_dots(table)
     front = ' '.join(f'{d.x:.1f},{d.y:.1f}' for d in dots[dots.front].sort_values('x').itertuples())
@@ -174,9 +166,7 @@ def draw_race(
     return '\n'.join([*parts, '</svg>']) + '\n'
 
 # %% ../../nbs/experiments/04_standings.ipynb #c024
-def plot_curves(
-    records:dict, # contestant → record
-)->Figure:
+def plot_curves(records:dict)->Figure: # contestant → record
     "Plot validation macro-F1 by epoch."
     fig, [ax] = make_axes((8, 4))
     for name, r in records.items():
@@ -189,9 +179,7 @@ def plot_curves(
     return fig
 
 # %% ../../nbs/experiments/04_standings.ipynb #c027
-def list_pretrained(
-    records:dict, # contestant → record
-)->list[str]: # contestants
+def list_pretrained(records:dict)->list[str]: # contestant → record
     "List the contestants that start from ImageNet weights, their own or those of another contestant's network."
     given = {name: [step['settings'] for step in r['metrics'].get('steps', [])] for name, r in records.items()}
     found, before = {name for name, steps in given.items() if any(values.get('pretrained') for values in steps)}, set()
@@ -202,11 +190,7 @@ def list_pretrained(
     return sorted(found)
 
 # %% ../../nbs/experiments/04_standings.ipynb #c032
-def describe_race(
-    folder:str|Path, # of an experiment's records
-    picture:str, # address of the picture
-)->str: # Markdown; empty without records
-    "Describe the results of an experiment."
+def _describe_race(folder, picture): # describe the results of an experiment: Markdown; empty without records
     table = tabulate_race(folder)
     if table.empty: return ''
     records, times = read_race(folder)
@@ -226,15 +210,11 @@ def describe_race(
 # %% ../../nbs/experiments/04_standings.ipynb #c030
 PLACE = 'results/race' # of the records and the picture, relative to the root
 
-def write_results(
-    root:str|Path, # repository
-    out:str|Path, # where picture and README are written; usually the root as well
-)->list[Path]: # written files
-    "Write the picture of the experiment and the README from the records."
+def _write_results(root, out): # write the picture of the experiment and the README from the records: written files
     table, made = tabulate_race(Path(root)/PLACE), {'README.md': make_readme(Path(root)/'nbs/index.ipynb')}
     if len(table):
         made |= {f'{PLACE}/pareto.svg': draw_race(table),
-                 f'{PLACE}/README.md': f"# Cross-validated comparison\n\n{describe_race(Path(root)/PLACE, 'pareto.svg')}\n"}
+                 f'{PLACE}/README.md': f"# Cross-validated comparison\n\n{_describe_race(Path(root)/PLACE, 'pareto.svg')}\n"}
     for name, text in made.items():
         def is_own(path): return path.resolve() == (Path(root)/name).resolve() or _begins_alike(path, text)
         check_file(Path(out)/name, is_own, field='folder')
@@ -250,5 +230,5 @@ def main():
     parser.add_argument('folder', nargs='?', default=root, help='output folder (default: the repository)')
     folder = parser.parse_args().folder
     def write():
-        for path in write_results(root, folder): print(path)
+        for path in _write_results(root, folder): print(path)
     if code := run_command('lightweight results', write): raise SystemExit(code)

@@ -89,9 +89,7 @@ def choose_trial(
     return enough.sort_values('latency_ms').iloc[0] if len(enough) else table.sort_values('score').iloc[0]
 
 # %% ../../nbs/search/06_results.ipynb #n014
-def follow_best(
-    table:pd.DataFrame, # cpu_seconds, score and feasible, in the order of the plans
-)->pd.DataFrame: # cpu_seconds and best score so far, one row per improvement
+def follow_best(table:pd.DataFrame)->pd.DataFrame: # cpu_seconds and best score so far, one row per improvement
     "Follow the best score over the CPU time."
     best = table.score.where(table.feasible, np.inf).cummin()
     rows = pd.DataFrame(dict(cpu_seconds=table.cpu_seconds.fillna(0).cumsum(), best=best))
@@ -107,9 +105,7 @@ def average_curves(
     return values.agg(['mean', 'min', 'max'], axis=1).set_axis(['mean', 'low', 'high'], axis=1).reset_index()
 
 # %% ../../nbs/search/06_results.ipynb #n018
-def measure_hours(
-    trials:list[FrozenTrial], # trials of a study
-)->float:
+def measure_hours(trials:list[FrozenTrial])->float: # trials of a study
     "Return the hours from the first start to the last end."
     ended = [t for t in trials if t.datetime_start and t.datetime_complete]
     if not ended: return 0.0
@@ -125,9 +121,7 @@ def spread_plans(
     return [plans[i] for i in sorted({round(float(i)) for i in np.linspace(0, len(plans) - 1, min(n, len(plans)))})]
 
 # %% ../../nbs/search/06_results.ipynb #n021
-def keep_trained(
-    study:optuna.Study, # any study
-)->optuna.Study: # in memory
+def keep_trained(study:optuna.Study)->optuna.Study: # any study → in memory
     "Copy the trials that were completed within the budgets."
     name, memory = study.study_name, optuna.storages.InMemoryStorage()
     kept = optuna.create_study(study_name=name, storage=memory, directions=study.directions)
