@@ -150,8 +150,10 @@ class Settings(BaseModel):
 
     @classmethod
     def from_notebook(cls, names:dict)->'Settings':
-        "Create the settings from `globals()`, right after the `parameters` cell."
-        return cls.check(_plain_values(names), 'parameters')
+        "Create the settings from `globals()`, right after the `parameters` cell; what equals its default is not set."
+        usual = {name: field.default for name, field in cls.model_fields.items()}
+        same = lambda k, v: k in usual and type(v) is type(usual[k]) and v == usual[k]
+        return cls.check({k: v for k, v in _plain_values(names).items() if not same(k, v)}, 'parameters')
 
     def changed(self)->dict: # name → value, as plain data
         "Select the values that differ from their defaults; they repeat the run."
