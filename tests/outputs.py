@@ -89,7 +89,7 @@ def store_outputs(path):
         cell["outputs"] = [o for o in shown if o]
     for name, picture in list_pictures(nb).items(): (ROOT/f"results/{name}.png").write_bytes(picture)
     nb["metadata"]["outputs_of"] = hash_source(nb)
-    path.write_text(json.dumps(nb, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(nb, sort_keys=True, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def main(names):
