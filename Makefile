@@ -56,7 +56,8 @@ dashboard: .venv/installed
 # make race: all contestants on all folds of TACO, many hours; stopped, it goes on. make race QUICK=1: two of them on two folds, ten minutes.
 # make race RECORD=1 writes the committed records and the README's table anew.
 race: .venv/installed
-	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight race -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),--results results/race)
+	@mkdir -p outputs/race
+	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/race.ipynb outputs/race/race.ipynb -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),-p results results/race) 2>&1 | $(PLAIN)
 	$(if $(RECORD),$(BIN)/lightweight results)
 
 lab: .venv/installed

@@ -34,7 +34,6 @@ COMMANDS = { # group → name → (module:function, description)
     'Experiments': dict(
         compare=('stages.compare:main', 'train variations with several seeds and compare them'),
         sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'),
-        race=('experiments.race:main', 'compare recipes by cross-validation within a CPU budget'),
         results=('experiments.standings:main', 'generate the README and its figures from the records'))}
 
 def format_help()->str:

@@ -88,7 +88,7 @@ def make_stores(
     "Cut all crops and make the crop store of every test fold."
     c, out = read_crop_settings(e.plan, e.path, e.root), e.root/e.out/'crops'
     path = resolve_config(e.plan.folds, e.root)
-    if not path.is_file(): raise FileNotFoundError(f'{e.path}: folds = {e.plan.folds}: no such file; see --freeze')
+    if not path.is_file(): raise FileNotFoundError(f'{e.path}: folds = {e.plan.folds}: no such file; see freeze')
     _, _, objects, photos = label_objects(c, e.root)
     large = select_large(objects, c.min_side)
     folded = read_folds(path, large)
