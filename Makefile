@@ -39,7 +39,8 @@ notebooks: .venv/installed
 
 readme: .venv/installed
 	$(BIN)/nbdev_export
-	$(BIN)/lightweight results
+	@mkdir -p $(SAMPLE)
+	$(MILL) nbs/experiments/results.ipynb $(SAMPLE)/results.ipynb -p out . 2>&1 | $(PLAIN)
 
 # make tune FILE=configs/tune/taco.yaml WORKERS=2: one search, several processes on this machine, a thread each.
 WORKERS ?= 1
@@ -58,7 +59,7 @@ dashboard: .venv/installed
 race: .venv/installed
 	@mkdir -p outputs/race
 	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/race.ipynb outputs/race/race.ipynb -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),-p results results/race) 2>&1 | $(PLAIN)
-	$(if $(RECORD),$(BIN)/lightweight results)
+	$(if $(RECORD),$(MAKE) readme)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs
