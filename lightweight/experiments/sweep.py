@@ -58,7 +58,8 @@ def _list_variations(s): # list every run with every combination of the grid
     if not s.grid and not s.runs: raise SettingsError('no runs: set grid or runs')
     made = {}
     for (name, changed), values in product((s.runs or {'': {}}).items(), product(*s.grid.values())):
-        if twice := sorted(changed.keys() & s.grid): raise SettingsError(f'runs: {name}: {twice} is in the grid as well')
+        if twice := sorted(changed.keys() & s.grid):
+            raise SettingsError(f'runs: {name}: {twice} is in the grid as well')
         folder = _name_run(name, combination := dict(zip(s.grid, values)))
         if not 0 < len(folder.encode()) <= 200 or folder in {*made, TABLE}:
             raise SettingsError(f'{folder!r} cannot name a run: it is empty, too long, not unique or {TABLE}; '
@@ -125,7 +126,7 @@ def _has_run(cell): # whether the kernel replied to this cell, without an except
 def _find_stop(notebook): # the first code cell that has not run; None: all have run
     return next((c for c in notebook.cells if c.cell_type == 'code' and c.source.strip() and not _has_run(c)), None)
 
-def _is_whole(run, path): # check that a notebook was executed to its end with the parameters of a run, and left a record
+def _is_whole(run, path): # whether a notebook was executed to its end with the parameters of a run, and left a record
     notebook, noted = _read_notebook(path)
     return noted.get('parameters') == run.parameters and _find_stop(notebook) is None and run.record.is_file()
 

@@ -110,7 +110,7 @@ class Queue:
         "Return the status of each plan."
         return {plan: self._status(trials) for plan, trials in self._by_plan().items()}
 
-    def _enqueue(self, plan, like=None, counts=True): # add a waiting trial; like: failed attempt, and whether it counts
+    def _enqueue(self, plan, like=None, counts=True): # add a waiting trial; counts: whether the failed one does
         attrs = dict(plan=plan, attempt=like.user_attrs['attempt'] + counts if like else 1)
         fixed = dict(params=like.params, distributions=like.distributions) if like else {}
         if attrs['attempt'] > self.attempts: return
@@ -142,7 +142,7 @@ class Queue:
         for t in self._list_stale(): self._requeue(t, f'no heartbeat for {self.heartbeat_timeout:g} s')
         for plan, trials in self._by_plan().items():
             status = self._status(trials)
-            if self._is_old(('plan', plan), status) and status == 'missing': self._enqueue(plan, trials[-1] if trials else None)
+            if self._is_old(('plan', plan), status) and status == 'missing': self._enqueue(plan, *trials[-1:])
 
     def _take(self, t):
         "Claim a waiting trial; False if another worker was faster or the plan is already in work."
