@@ -78,7 +78,7 @@ def store_outputs(path):
     import nbformat
     from nbclient import NotebookClient
     nb = json.loads(path.read_text(encoding="utf-8"))
-    ran = nbformat.reads(json.dumps(nb | dict(cells=[c | dict(outputs=[]) if c["cell_type"] == "code" else c for c in nb["cells"]])), as_version=4)
+    ran = nbformat.from_dict(nb | dict(cells=[c | dict(outputs=[]) if c["cell_type"] == "code" else c for c in nb["cells"]]))
     NotebookClient(ran, timeout=1800, resources=dict(metadata=dict(path=str(path.parent))), kernel_name="python3").execute()
     for cell, done in zip(nb["cells"], ran["cells"]):
         if cell["cell_type"] != "code": continue
