@@ -39,7 +39,8 @@ notebooks: .venv/installed
 
 readme: .venv/installed
 	$(BIN)/nbdev_export
-	$(BIN)/lightweight results
+	@mkdir -p $(SAMPLE)
+	$(MILL) nbs/experiments/results.ipynb $(SAMPLE)/results.ipynb -p out . 2>&1 | $(PLAIN)
 
 # make tune FILE=configs/tune/taco.yaml WORKERS=2: one search, several processes on this machine, a thread each.
 WORKERS ?= 1
@@ -56,8 +57,9 @@ dashboard: .venv/installed
 # make race: all contestants on all folds of TACO, many hours; stopped, it goes on. make race QUICK=1: two of them on two folds, ten minutes.
 # make race RECORD=1 writes the committed records and the README's table anew.
 race: .venv/installed
-	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight race -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),--results results/race)
-	$(if $(RECORD),$(BIN)/lightweight results)
+	@mkdir -p outputs/race
+	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/race.ipynb outputs/race/race.ipynb -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),-p results results/race) 2>&1 | $(PLAIN)
+	$(if $(RECORD),$(MAKE) readme)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

@@ -12,7 +12,7 @@ from lightweight.core.settings import read_yaml
 OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda list_own_files", "evaluate list_own_files", "export list_own_files", "measure _files",
        "train list_own_files", "teach list_own_files", "teach list_cached_files", "compress list_own_files", "compare list_places",
        "tune list_own_files", "race list_own_files"]
-PLACES = {"crop": "data.crops", "race": "experiments.race"}
+PLACES = {"crop": "data.crops"}
 EXACT = {"benchmark", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 
 
@@ -20,8 +20,9 @@ def read_patterns(stage, name):
     if stage == "compare":
         s = CompareSettings()
         return import_module("lightweight.stages.compare").list_places(s, check_plan(read_yaml(ROOT/s.plan), s.plan), ROOT)["files"]
-    if stage == "measure": return run_opening(ROOT/"nbs/experiments/measure.ipynb")[name]
-    found = getattr(import_module(f"lightweight.{PLACES.get(stage, f'stages.{stage}')}"), name)
+    page = ROOT/f"nbs/experiments/{stage}.ipynb"
+    names = run_opening(page) if page.exists() else vars(import_module(f"lightweight.{PLACES.get(stage, f'stages.{stage}')}"))
+    found = names[name]
     return found() if callable(found) else found
 
 

@@ -1,6 +1,7 @@
 "A race that is killed goes on, and what was done is not done again; no opening of a test is lost, whoever writes at the same time."
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,24 +9,25 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_house import ROOT
+from test_house import ROOT, run_opening
 
 from lightweight.experiments.plan import read_plan
-from lightweight.experiments.race import RaceSettings
 from lightweight.core.settings import resolve_config
 
-RACE = "from lightweight.experiments.race import main; main()"  # what the console script does
+RACE = "nbs/experiments/race.ipynb"
 KILLED = """
-import os, signal
-from lightweight.experiments.race import main
+import json, os, signal, sys
 from lightweight.experiments.runner import Meter
 note = Meter.note
 def die(meter, done):
     noted = note(meter, done)
     if meter.path.parent.name == 'fold-1-seed-0': os.kill(os.getpid(), signal.SIGKILL)
     return noted
-Meter.note = die
-main()"""  # the same, killed when the second fold's training has noted its first line
+Meter.note, names = die, dict(__name__='race')
+for cell in json.load(open(sys.argv[1]))['cells']:
+    if cell['cell_type'] == 'code': exec(''.join(cell['source']), names)
+    if 'parameters' in cell['metadata'].get('tags', []): names |= json.loads(sys.argv[2])
+"""  # its cells with other parameters, killed when the second fold's training has noted its first line
 NOTES = """
 import sys
 from datetime import datetime
@@ -37,9 +39,14 @@ sys.stdin.readline()
 for i in range(n): note_opening(store, 'split', f'{name}{i}', datetime(2026, 1, 1), store.parent)"""
 
 
-def run(code, plan, out, *more):
-    return subprocess.run([sys.executable, "-c", code, "--plan", str(plan), "--out", str(out), "--n_rounds", "5", *more], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def run(*command):
+    return subprocess.run([str(c) for c in command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run_race(plan, out, *more):
+    "As typed in a shell; the executed notebook lies beside the output folder."
+    given = yaml.safe_dump(dict(plan=str(plan), out=str(out), n_rounds=5))
+    return run(Path(sys.executable).parent/"papermill", RACE, out.with_suffix(".ipynb"), "-y", given, "--log-output", "--no-progress-bar", *more)
 
 
 def list_files(folder): return {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file() and f.suffix != ".lock"}
@@ -52,12 +59,14 @@ def test_killed_race_goes_on(tmp_path):
     plan["contestants"] = dict(tiny=dict(group="tiny", steps=[dict(train=recipe)]))
     (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
     runs = tmp_path/"out/runs/tiny"
-    killed, note = run(KILLED, tmp_path/"plan.yaml", tmp_path/"out"), runs/"fold-1-seed-0/1-train.json"
+    given = dict(plan=str(tmp_path/"plan.yaml"), out=str(tmp_path/"out"), n_rounds=5)
+    killed, note = run(sys.executable, "-c", KILLED, RACE, json.dumps(given)), runs/"fold-1-seed-0/1-train.json"
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     first, spent = list_files(runs/"fold-0-seed-0"), json.loads(note.read_text())
     assert not spent["done"] and spent["cpu_seconds"] > 0
-    again = run(RACE, tmp_path/"plan.yaml", tmp_path/"out")
+    again = run_race(tmp_path/"plan.yaml", tmp_path/"out")
     assert again.returncode == 0, again.stdout
+    assert all(re.search(rf"tiny +fold {fold}  seed \d+  macro-F1 0\.\d+", again.stdout) for fold in (0, 1)), "each run is told when it has ended"
     assert list_files(runs/"fold-0-seed-0") == first, "the first fold was touched again"
     done = json.loads(note.read_text())
     assert done["done"] and done["cpu_seconds"] > spent["cpu_seconds"], "what was spent before the kill counts"
@@ -93,20 +102,22 @@ def test_summary_of_anything_else_is_one_sentence(tmp_path, monkeypatch, capsys)
 
 def test_race_keeps_out_of_other_folders(tmp_path):
     "What was there before a race is there after it, unchanged."
-    from lightweight.experiments.race import RaceSettings, race
+    names = run_opening(ROOT/RACE)
     mine, link = tmp_path/"mine", tmp_path/"link"
     (mine/"crops").mkdir(parents=True)
     (mine/"crops/a.jpg").write_bytes(b"mine")
     link.symlink_to(ROOT)
     before = list_files(mine)
     for out in (mine, tmp_path, ROOT, link, ROOT/"tests"):
-        with pytest.raises((ValueError, OSError), match="out = "): race(RaceSettings(out=str(out)), ROOT)
+        with pytest.raises((ValueError, OSError), match="out = "):
+            s = names["RaceSettings"](out=str(out))
+            with names["claim_race"](names["open_experiment"](s, ROOT), s): pass
     assert list_files(mine) == before and sorted(tmp_path.iterdir()) == [link, mine]
 
 
 def test_default_plan_is_found_outside_a_checkout(tmp_path):
     "The package brings the plan and its folds."
-    plan = read_plan(RaceSettings().plan, tmp_path)
+    plan = read_plan(run_opening(ROOT/RACE)["RaceSettings"]().plan, tmp_path)
     assert resolve_config(plan.folds, tmp_path).is_file() and Path(plan.folds).parts[0] == "configs", "only configs/ is packaged"
 
 
@@ -115,6 +126,6 @@ def test_plan_is_refused_before_any_work(tmp_path):
     del plan["goals"]
     plan["groups"]["tiny"] = dict(cpu_minuts=1)
     (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
-    refused = run(RACE, tmp_path/"plan.yaml", tmp_path/"out")
-    assert refused.returncode == 2 and "plan.yaml: groups: tiny" in refused.stdout and "did you mean cpu_minutes?" in refused.stdout, refused.stdout
+    refused = run_race(tmp_path/"plan.yaml", tmp_path/"out")
+    assert refused.returncode != 0 and "plan.yaml: groups: tiny" in refused.stdout and "did you mean cpu_minutes?" in refused.stdout, refused.stdout
     assert not (tmp_path/"out").exists()

@@ -65,8 +65,8 @@ def test_sweep_of_trainings(tmp_path):
     assert first.returncode == 1 and "2 runs: 0 finished before, 2 to run, 2 at a time" in said, said
     table = pd.read_csv(out/"sweep.csv").set_index("folder")
     assert table.status.to_dict() == dict(good="finished", bad="failed")
-    assert table.cell["bad"] == "settings = TrainSettings.from_notebook(globals())" and "lr = -1" in table.error["bad"]
-    assert "failed: bad, in the cell that begins with 'settings = TrainSettings" in said
+    assert table.cell["bad"] == "settings = apply_preset(TrainSettings.from_notebook(globals()))" and "lr = -1" in table.error["bad"]
+    assert "failed: bad, in the cell that begins with 'settings = apply_preset(TrainSettings" in said
     assert (out/"bad/failed.ipynb").exists() and not (out/"bad/train.ipynb").exists()
     assert 0 <= table.loc["good", "valid.macro_f1"] <= 1 and table.wall_s["good"] > 0
 
@@ -140,5 +140,5 @@ def test_committed_sweeps_name_only_what_their_stage_knows(path):
     from lightweight.stages.train import TrainSettings
     s = SweepSettings.check(read_yaml(path), str(path))
     runs = plan_runs(s, ROOT)
-    check_names(ROOT/s.notebook, {name for r in runs for name in r.parameters})
+    check_names(ROOT/s.notebook, {name: r.name for r in runs for name in r.parameters})
     assert s.notebook == "nbs/train.ipynb" and all(TrainSettings.check(r.parameters) for r in runs)

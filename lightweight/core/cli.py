@@ -33,9 +33,7 @@ COMMANDS = { # group → name → (module:function, description)
         summary=('stages.evaluate:summary_main', 'print the result of an evaluation')),
     'Experiments': dict(
         compare=('stages.compare:main', 'train variations with several seeds and compare them'),
-        sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'),
-        race=('experiments.race:main', 'compare recipes by cross-validation within a CPU budget'),
-        results=('experiments.standings:main', 'generate the README and its figures from the records'))}
+        sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'))}
 
 def format_help()->str:
     "Describe the subcommands by group."

@@ -50,12 +50,11 @@ def shorten(
 def correlate_ranks(
     short:Sequence[float], # F1 after short training
     long:Sequence[float], # F1 of the same candidates after full training
-    level:float=.95, # confidence level
 )->dict: # rho (None if all values are equal), low, high, n
-    "Compute Spearman's rank correlation with a confidence interval."
+    "Compute Spearman's rank correlation with a 95 % confidence interval."
     n, out = len(short), dict(rho=None, low=-1.0, high=1.0, n=len(short))
     if n < 3 or len(set(short)) < 2 or len(set(long)) < 2: return out
     rho = float(stats.spearmanr(short, long).statistic)
     if n < 4 or abs(rho) > 1 - 1e-9: return out | dict(rho=rho)
-    half = stats.norm.ppf((1 + level)/2)*sqrt((1 + rho**2/2)/(n - 3))
+    half = stats.norm.ppf(.975)*sqrt((1 + rho**2/2)/(n - 3))
     return out | dict(rho=rho, low=tanh(atanh(rho) - half), high=tanh(atanh(rho) + half))

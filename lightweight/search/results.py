@@ -128,16 +128,15 @@ def keep_trained(study:optuna.Study)->optuna.Study: # any study → in memory
     kept.add_trials([t for t in study.get_trials() if t.state == TrialState.COMPLETE and _is_feasible(t)])
     return kept
 
-def _plot_front(study, pair, names):
+def _plot_front(study, pair):
     both = optuna.create_study(directions=['maximize', 'minimize'], storage=optuna.storages.InMemoryStorage())
     both.add_trials([optuna.create_trial(values=list(pair(t))) for t in study.trials])
-    return plots.plot_pareto_front(both, target_names=list(names))
+    return plots.plot_pareto_front(both, target_names=['macro-F1', 'latency, ms'])
 
 def plot_study(
     study:optuna.Study, # from `keep_trained`
     value:str, # name of the first objective
-    pair:Callable[[FrozenTrial], tuple], # returns the value to maximize and the value to minimize
-    names:Sequence[str]=('macro-F1', 'latency, ms'), # names of the pair
+    pair:Callable[[FrozenTrial], tuple], # returns macro-F1 and latency
 )->dict[str, Figure]: # history, importances, parallel, slices, front; empty for fewer than 3 trials
     "Plot a search."
     if len(study.trials) < 3: return {}
@@ -148,7 +147,7 @@ def plot_study(
         axes = dict(history=plots.plot_optimization_history(study, **named),
                     importances=plots.plot_param_importances(study, evaluator=fanova, **named),
                     parallel=plots.plot_parallel_coordinate(study, top[:8], **named),
-                    slices=plots.plot_slice(study, top[:4], **named), front=_plot_front(study, pair, names))
+                    slices=plots.plot_slice(study, top[:4], **named), front=_plot_front(study, pair))
     figures = {name: np.ravel(ax)[0].figure for name, ax in axes.items()}
     figures['parallel'].set_size_inches(11, 5)
     return figures

@@ -11,7 +11,6 @@ import json
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import closing, contextmanager
 from math import ceil
 from pathlib import Path
@@ -124,7 +123,6 @@ def open_database(
     url:str, # SQLAlchemy address
     heartbeat_timeout:float=60.0, # seconds without a heartbeat after which a trial counts as abandoned
     tries:int=3, # attempts to connect
-    sleep:Callable[[float], None]=time.sleep, # takes seconds
 )->BaseStorage:
     "Open a database, and create Optuna's tables if it has none."
     shown = hide_password(url)
@@ -135,7 +133,7 @@ def open_database(
         # raised outside of `except`: the driver's error, which may contain the address, must not be its context
         if missing: raise ValueError(f"storage = {shown}: {text}; pip install 'lightweight[search]'")
         if not left: raise ValueError(f'storage = {shown}: cannot be opened: {text}')
-        sleep(1)
+        time.sleep(1)
 
 # %% ../../nbs/search/03_storage.ipynb #n020
 def _find_database(where, root): return root/Path(_parse_storage(where).database or '').expanduser()
