@@ -134,9 +134,9 @@ def load_boxes(
     return document | dict(annotations=[derive_box(a) or a for a in document['annotations']])
 
 def _sift_entries(images):
-    "Valid entries by id (the first of duplicates), and all entries by id."
-    listed = {e['id']: e for e in reversed(images) if isinstance(e, dict) and is_id(e.get('id'))}
-    return {key: e for key, e in listed.items() if not find_entry_fault(e)}, listed
+    "Sound entries by id (the first of duplicates), and the ids of all entries."
+    listed = [e for e in images if isinstance(e, dict) and is_id(e.get('id'))]
+    return {e['id']: e for e in reversed(listed) if not find_entry_fault(e)}, {e['id'] for e in listed}
 
 def _measure_photo(root, entry):
     "Width and height of a photo in the pixels of its boxes; None if unknown."
