@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 import tokenize
 from pathlib import Path
@@ -89,7 +90,8 @@ def store_outputs(path):
         cell["outputs"] = [o for o in shown if o]
     for name, picture in list_pictures(nb).items(): (ROOT/f"results/{name}.png").write_bytes(picture)
     nb["metadata"]["outputs_of"] = hash_source(nb)
-    path.write_text(json.dumps(nb, sort_keys=True, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(nb, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    subprocess.run([Path(sys.executable).parent/"nbdev_clean", "--fname", path], check=True)
 
 
 def main(names):
