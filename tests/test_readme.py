@@ -27,20 +27,16 @@ def run(line, folder):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     "A copy of the checkout whose data/mine and data/taco are the sample."
+    from lightweight.data.image import open_photo
     from lightweight.data.sample import make_sample
     copy = tmp_path_factory.mktemp("readme")/"checkout"
     skip = shutil.ignore_patterns(".git", ".venv", "outputs", "data", "__pycache__", "*.egg-info", "build")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=skip)
     for name in ("mine", "taco"): make_sample(copy/"data"/name)
-    for path in (copy/"data/mine").rglob("*.jpg"):
-        if not is_readable(path): path.unlink()  # the sample has a damaged photo, and predict ends with an error if it cannot read one
+    for path in (copy/"data/mine").rglob("*.jpg"):  # the sample has a damaged photo, and predict ends with an error if it cannot read one
+        try: open_photo(path)
+        except (OSError, ValueError): path.unlink()
     return copy
-
-
-def is_readable(path):
-    from PIL import Image
-    try: return bool(Image.open(path).convert("RGB"))
-    except OSError: return False
 
 
 def shorten(line):
