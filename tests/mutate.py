@@ -61,6 +61,7 @@ def mutate_cell(source):
         a, b = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         for kind, text in change(node, source):
             before = data[a:b].decode()
+            if before == text: continue
             if not isinstance(node, ast.stmt): text = f"({text})"
             mutated = (data[:a] + text.encode() + data[b:]).decode()
             try: ast.parse(mutated)
