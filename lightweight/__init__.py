@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "data.coco": ["read_coco"], "data.crops": ["read_manifest"], "data.splits": ["make_splits"],
     "models.build": ["build_network"], "models.complexity": ["count_macs", "count_parameters"],
-    "metrics.metrics": ["compute_metrics"], "metrics.score": ["competition_score"],
+    "metrics.metrics": ["competition_score", "compute_metrics"],
     "training.checkpoint": ["load_checkpoint"], "deploy.runtime": ["Predictor"],
     **{f"stages.{stage}": [stage, f"{stage.capitalize()}Settings"] for stage in ("crop", "train", "tune", "compress", "export", "evaluate", "compare")}}
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

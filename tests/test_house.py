@@ -208,7 +208,7 @@ def run_installed(place, folder, *command):
 
 
 def test_installed_package_works_outside_the_repository(installed, tmp_path):
-    code = ("import lightweight; from lightweight.models.build import build_network; from lightweight.metrics.score import competition_score; from lightweight.data.coco import read_coco;"
+    code = ("import lightweight; from lightweight.models.build import build_network; from lightweight.metrics.metrics import competition_score; from lightweight.data.coco import read_coco;"
             "from lightweight.models.complexity import count_parameters, count_modules, count_macs;"
             "n = build_network('mobilenetv3', 6); print(count_parameters(n), count_modules(n), round(competition_score(0.7012, 58.1225), 4));"
             "build_network('tiny', 6); print(lightweight.__file__)")

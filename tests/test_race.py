@@ -12,7 +12,7 @@ import yaml
 from test_house import ROOT, run_opening
 
 from lightweight.experiments.plan import read_plan
-from lightweight.core.settings import resolve_config
+from lightweight.core.settings import resolve_path
 
 RACE = "nbs/experiments/race.ipynb"
 KILLED = """
@@ -32,7 +32,7 @@ NOTES = """
 import sys
 from datetime import datetime
 from pathlib import Path
-from lightweight.core.ledger import note_opening
+from lightweight.core.records import note_opening
 store, name, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print('ready', flush=True)
 sys.stdin.readline()
@@ -118,7 +118,7 @@ def test_race_keeps_out_of_other_folders(tmp_path):
 def test_default_plan_is_found_outside_a_checkout(tmp_path):
     "The package brings the plan and its folds."
     plan = read_plan(run_opening(ROOT/RACE)["RaceSettings"]().plan, tmp_path)
-    assert resolve_config(plan.folds, tmp_path).is_file() and Path(plan.folds).parts[0] == "configs", "only configs/ is packaged"
+    assert resolve_path(plan.folds, tmp_path).is_file() and Path(plan.folds).parts[0] == "configs", "only configs/ is packaged"
 
 
 def test_plan_is_refused_before_any_work(tmp_path):

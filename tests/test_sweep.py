@@ -19,10 +19,11 @@ from pathlib import Path
 with open(f'begun-{n}', 'a') as f: f.write('x')      # the working folder is the root
 while not Path('gate').exists(): time.sleep(0.05)
 """, """
-from datetime import datetime
-from lightweight.core.records import make_record, write_record
+from lightweight.core.records import start_record, write_record
+from lightweight.core.settings import Settings
+class Gated(Settings): n:int = 0
 metrics = dict(n_squared=n*n, threads=int(os.environ['OMP_NUM_THREADS']))
-write_record(f'{out}/record.json', make_record('gated', dict(n=n), dict(n=n), metrics, datetime.now(), 0.0, '.'))
+write_record(f'{out}/record.json', start_record('gated', Gated(n=n), '.')(metrics))
 """]
 
 

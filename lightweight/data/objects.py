@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from ..core.console import list_some
-from ..core.settings import ReadPath, Settings, resolve_config, resolve_path
+from ..core.settings import ReadPath, Settings, resolve_path
 from .class_map import apply_class_map, count_left_out, read_class_map
 from .coco import CocoData, read_coco
 from .crops import select_large
@@ -63,7 +63,7 @@ def label_objects(
     root:Path, # the repository
 )->tuple[CocoData, pd.Series, pd.DataFrame, Path]: # as read; left out; with label and group; photo folder
     "Read the objects, map them to classes and group their photos."
-    annotations, map_file = find_annotations(s.annotations, root), resolve_config(s.class_map, root)
+    annotations, map_file = find_annotations(s.annotations, root), resolve_path(s.class_map, root)
     photos = resolve_path(s.photos, root) if s.photos else resolve_path(s.annotations, root).parent
     if not photos.is_dir(): raise FileNotFoundError(f'photos = {s.photos}: there is no folder {photos}')
     if not map_file.is_file(): raise FileNotFoundError(f'class_map = {s.class_map}: there is no file {map_file}')

@@ -194,7 +194,7 @@ def write_page(
     title:str, # plain text
     summary:str, # one paragraph, Markdown; '' = as the record says
     sections:Sequence[Section], # in the order of the page
-    record:dict, # as `make_record` returns it
+    record:dict, # as `start_record` makes it
 )->Path: # the path
     "Write an evaluated run as one HTML file."
     check_record(record, 'record')

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt
 
-from ..core.settings import ReadPath, Settings, SettingsError, read_yaml, resolve_config
+from ..core.settings import ReadPath, Settings, SettingsError, read_yaml, resolve_path
 from ..core.console import suggest
 from ..models.build import resolve_network, split_name
 from ..stages.crop import CropSettings
@@ -122,7 +122,7 @@ def _check_network(name, where, root):
 def _read_given(given, where, root, fixed): # settings of a file, overridden by those in the plan
     given = dict(file=given) if isinstance(given, str) else dict(given)
     file = given.pop('file', None)
-    own = read_yaml(resolve_config(file, root)) if file else {}
+    own = read_yaml(resolve_path(file, root)) if file else {}
     for k in fixed:
         if k in given: raise SettingsError(f'{where}: {k} is set by the experiment; remove it')
     return {k: v for k, v in own.items() if k not in fixed} | given
@@ -168,7 +168,7 @@ def read_plan(
     root:Path, # repository
 )->Plan: # with validated groups, contestants and goals
     "Read a plan and validate all of it."
-    plan, contestants = Plan.check(read_yaml(resolve_config(path, root)), path), {}
+    plan, contestants = Plan.check(read_yaml(resolve_path(path, root)), path), {}
     for name in plan.groups: _check_name(name, f'{path}: groups: {name}')
     groups = {name: Group.check(g or {}, f'{path}: groups: {name}') for name, g in plan.groups.items()}
     for name, written in plan.contestants.items():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..core.files import hold_lock, write_atomically
 from ..core.records import hash_data, hash_file, read_record
-from ..core.settings import resolve_config, resolve_path
+from ..core.settings import resolve_path
 from ..data.crops import cut_crops, name_crops, read_manifest, select_large, share_crops
 from ..data.splits import check_splits, fold_splits, hash_splits, read_folds
 from .plan import Plan, check_judged, fill, open_stage, read_crop_settings, read_plan
@@ -67,7 +67,7 @@ def make_stores(
 )->Experiment: # with the test folds in its plan
     "Cut all crops and make the crop store of every test fold."
     c, out = read_crop_settings(e.plan, e.path, e.root), e.root/e.out/'crops'
-    path = resolve_config(e.plan.folds, e.root)
+    path = resolve_path(e.plan.folds, e.root)
     if not path.is_file(): raise FileNotFoundError(f'{e.path}: folds = {e.plan.folds}: no such file; see freeze')
     _, _, objects, photos = label_objects(c, e.root)
     large = select_large(objects, c.min_side)

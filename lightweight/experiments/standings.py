@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator
 
 from ..core.records import read_record
 from ..evaluation.plots import make_axes, write_key
-from ..metrics.score import competition_score
+from ..metrics.metrics import competition_score
 from ..search.results import find_pareto_front
 
 # %% ../../nbs/experiments/03_standings.ipynb #c006

@@ -32,7 +32,7 @@ from ..core.console import hide_secrets, list_some, suggest
 from ..core.files import claim_folder, write_atomically
 from ..core.records import read_record
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, read_yaml
-from ..core.settings import resolve_config, resolve_path, settings_main
+from ..core.settings import resolve_path, settings_main
 
 # %% ../../nbs/experiments/04_sweep.ipynb #c006
 class SweepSettings(Settings):
@@ -82,7 +82,7 @@ class Run(NamedTuple):
     log = property(lambda self: self.folder/'log.txt')
     record = property(lambda self: self.folder/self.notebook.stem/'record.json')
 
-def _read_base(s, root): return s.base if isinstance(s.base, dict) else read_yaml(resolve_config(s.base, root))
+def _read_base(s, root): return s.base if isinstance(s.base, dict) else read_yaml(resolve_path(s.base, root))
 
 def plan_runs(
     s:SweepSettings, # settings

@@ -19,7 +19,7 @@ from torch import nn
 
 import lightweight
 from ..core.console import suggest
-from ..core.settings import resolve_config, resolve_path
+from ..core.settings import resolve_path
 from .genotype import (Genotype, cut_genotype, find_mismatch, make_network, parse_genotype,
                                          read_genotype, to_dict, to_genotype)
 from .layers import Conv, GlobalPool, Linear, init_weights
@@ -29,7 +29,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225) # mean and standard devi
 _auxiliary = ('googlenet', 'inception_v3') # excluded: they return auxiliary outputs in training mode
 
 def _models_folder(root=None):
-    return resolve_config('configs/models', Path(lightweight.__file__).parent if root is None else root)
+    return resolve_path('configs/models', Path(lightweight.__file__).parent if root is None else root)
 
 def list_networks(root:str|Path|None=None)->list[str]: # sorted names
     "List the project's own networks."

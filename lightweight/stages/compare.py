@@ -8,21 +8,19 @@ __all__ = ['CompareSettings', 'check_plan', 'CompareResult', 'list_places', 'com
 # %% ../../nbs/compare.ipynb #c003
 import glob
 import re
-from datetime import datetime
 from pathlib import Path
-from time import perf_counter
 from typing import NamedTuple
 
 import pandas as pd
 from pydantic import Field
 
 from ..core.files import check_folder, claim_folder, nest_files, write_atomically
-from ..core.records import check_record_place, make_record, write_record
+from ..core.records import check_record_place, start_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, read_yaml
-from ..core.settings import resolve_config, resolve_path, settings_main
+from ..core.settings import resolve_path, settings_main
 from ..data.crops import read_crops_info
 from ..deploy.cost import open_untrained, time_beside, time_reference
-from ..metrics.intervals import t_interval
+from ..metrics.metrics import t_interval
 from ..models.complexity import describe_network
 from .train import TrainSettings, build_from, list_own_files, train_once
 from ..training.checkpoint import load_checkpoint
@@ -126,8 +124,9 @@ def compare(
     say=print, # takes a line of text
 )->CompareResult:
     "Run a plan; write its tables and a record."
-    started, clock, root = datetime.now(), perf_counter(), root or find_root()
-    plan = read_yaml(resolve_config(s.plan, root))
+    root = root or find_root()
+    make = start_record('compare', s, root)
+    plan = read_yaml(resolve_path(s.plan, root))
     checked = check_plan(plan, s.plan)
     places = list_places(s, checked, root)
     if s.record: check_record_place(root/s.record, 'compare', s.model_dump())
@@ -142,8 +141,7 @@ def compare(
         metrics = dict(n=int(runs.n.iloc[0]), n_photos=int(runs.n_photos.iloc[0]), seeds=s.seeds,
                        train_seconds=float(runs.seconds.sum()), plan=plan, worth=worth.to_dict('records'),
                        runs=runs.drop(columns=['n', 'n_photos']).to_dict('records'))
-        record = make_record('compare', s.model_dump(), s.changed(), metrics, started, perf_counter() - clock, root)
-        write_record(out/'record.json', record, s.record and root/s.record)
+        write_record(out/'record.json', make(metrics), s.record and root/s.record)
     return CompareResult(runs, worth, out)
 
 def main(): settings_main(CompareSettings, compare, prog='lightweight compare')

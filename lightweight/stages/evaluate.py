@@ -19,8 +19,8 @@ from pydantic import Field
 
 from ..core.console import run_command
 from ..core.files import check_unedited, claim_folder, write_atomically
-from ..core.ledger import find_ledgers, note_opening
-from ..core.records import check_record_place, hash_file, read_record, start_record, write_record
+from ..core.records import (check_record_place, find_ledgers, hash_file, note_opening, read_record,
+                                      start_record, write_record)
 from ..core.settings import ReadPath, Settings, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
@@ -30,8 +30,7 @@ from ..deploy.timing import read_pictures, time_paths
 from ..evaluation.analysis import Analysis, analyse, draw_figures
 from ..evaluation.page import Section, write_card, write_page
 from ..evaluation.result_plots import plot_latency
-from ..metrics.metrics import macro_f1, tabulate_probabilities
-from ..metrics.score import competition_score
+from ..metrics.metrics import competition_score, macro_f1, tabulate_probabilities
 from ..models.build import build_network, normalization
 from ..models.complexity import describe_network
 from .export import ExportSettings, export

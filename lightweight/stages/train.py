@@ -27,7 +27,7 @@ import lightweight.training.distillation as distillation
 import lightweight.training.runs as runs
 from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import hash_data, hash_file, read_record, start_record, write_record
-from ..core.settings import ReadPath, WritePath, find_root, read_yaml, resolve_config, resolve_path, settings_main
+from ..core.settings import ReadPath, WritePath, find_root, read_yaml, resolve_path, settings_main
 from ..data.augment import DataSettings
 from ..data.crops import name_crops, read_crops_info
 from ..data.loaders import make_dataloaders
@@ -83,7 +83,7 @@ def read_preset(
     name:str, # none, quick, recommended or published
 )->dict: # option → value
     "Read the values of a preset."
-    return {} if name == 'none' else read_yaml(resolve_config(f'configs/presets/{name}.yaml', find_root()))
+    return {} if name == 'none' else read_yaml(resolve_path(f'configs/presets/{name}.yaml', find_root()))
 
 def apply_preset(s:TrainSettings)->TrainSettings: # with the name of the preset that was used
     "Fill the options that were not set with the values of the preset."

@@ -29,7 +29,7 @@ from ..core.settings import settings_main
 from ..data.crops import SHARED_FILES as _crop_files, name_crops, read_crops_info
 from ..deploy.cost import count_cost, find_format, measure_cost, open_untrained, time_reference
 from ..deploy.runtime import Model
-from ..metrics.score import competition_score
+from ..metrics.metrics import competition_score
 from ..models.build import build_network
 from ..models.genotype import write_genotype
 from ..search.fidelity import correlate_ranks, sample_crops, shorten

@@ -30,7 +30,7 @@ from pydantic import Field
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ..core.console import LineProgress, open_progress
+from ..core.console import open_progress
 from ..core.files import write_atomically
 from ..core.settings import Settings
 from ..data.loaders import use_threads
@@ -137,22 +137,21 @@ class _ShowProgress(Callback):
     def before_train(self):
         saver, n = self.learn.saver, len(self.dls.train)
         done = saver.epochs_done*n + saver.done
-        if self.shown is None: self.shown = self.open_progress(self.n_epochs*n, unit='steps', done=done)
-        if isinstance(self.shown, LineProgress): self.shown.say = self.say
+        if self.shown is None:
+            self.shown = self.open_progress(self.n_epochs*n, unit='steps', done=done, say=self.say)
 
     def after_batch(self):
         if not self.training: return
         loss = float(self.recorder.smooth_loss.value)
         text = f'epoch {self.learn.saver.epochs_done + 1}/{self.n_epochs}, loss {loss:.3f}'
-        if isinstance(self.shown, LineProgress): self.shown.desc = text
-        else: self.shown.set_description(text, refresh=False)
+        self.shown.set_description_str(text, refresh=False)
         self.shown.update(1)
 
     def after_validate(self):
-        if hasattr(self.shown, 'clear'): self.shown.clear()
+        if self.shown is not None: self.shown.clear()
 
     def close(self):
-        if hasattr(self.shown, 'clear'): self.shown.close()
+        if self.shown is not None: self.shown.close()
 
 # %% ../../nbs/training/05_learner.ipynb #c029
 def _split_params(network):
