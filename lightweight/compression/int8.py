@@ -70,7 +70,6 @@ def _check_calibration(model, images):
     if not np.isfinite(_run_onnx(model, images)).all():
         raise ValueError('the outputs for a calibration image are not finite; check the weights, mean and std')
 
-# %% ../../nbs/compression/02_int8.ipynb #c016
 def _quantize_onnx(model, images, ignored=()):
     "Quantise the wide convolutions of a graph for ONNX Runtime, calibrated with uint8 crops of the train split."
     import onnx

@@ -31,27 +31,22 @@ from ..training.checkpoint import normalize_images, predict_images
 
 # %% ../../nbs/compression/03_steps.ipynb #c006
 class _Cut(Settings):
-    "Keep the first blocks of a network."
     depth:int = Field(ge=1, description='number of blocks to keep')
     train:dict = Field({}, description='training options')
 
 class _Blocks(Settings):
-    "Remove blocks."
     n:int = Field(ge=1, description='number of blocks to remove')
     rank:Literal['influence','score'] = Field('influence', description='remove first the blocks that change their '
         'input least (influence) or whose removal leaves the highest validation macro-F1 (score)')
     train:dict|None = Field(None, description='training options (default: no training)')
 
 class _Channels(PruneSettings):
-    "Remove channels."
     train:dict|None = Field(None, description='training options (default: no training)')
 
 class _Train(Settings):
-    "Fine-tune."
     train:dict = Field(description='training options')
 
 class _Variant(Settings):
-    "Export in another format or precision."
     variant:str = Field(description='exported format and precision, such as openvino-bf16')
 
 KINDS = dict(cut=_Cut, blocks=_Blocks, channels=_Channels, train=_Train, variant=_Variant)
@@ -64,7 +59,6 @@ def _list_options(kind, value, where):
     if not tried: raise SettingsError(f'{where}: {first} = []: expected at least one value')
     return [KINDS[kind].check(options | {first: v}, where) for v in tried]
 
-# %% ../../nbs/compression/03_steps.ipynb #n001
 class Step(NamedTuple):
     "One step, with one of its values."
     where:str # position in the schedule, for error messages
@@ -127,7 +121,6 @@ def apply_step(
     elif o.importance == 'taylor': given['importance'] = 'magnitude'
     return prune_network(network, loss=nn.functional.cross_entropy, **given)
 
-# %% ../../nbs/compression/03_steps.ipynb #n004
 @contextmanager
 def name_fault(where:str):
     "Prefix an error with the step that caused it."

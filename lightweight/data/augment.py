@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch.nn.functional import affine_grid, grid_sample
-from torchvision.transforms import v2
+from torchvision.transforms import RandomErasing, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from .image import GREY, Method
@@ -38,14 +38,12 @@ _n_turns = dict(none=0, horizontal=1, all=3) # kinds of flips → how many of: l
 def make_augmentation(s:DataSettings)->Callable: # uint8 (3, size, size) → the same, changed at random
     "Compose the augmentation of one image: the reference."
     fill, quarter = list(GREY), v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))])
-    steps = [v2.RandomResizedCrop(s.img_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)]*(s.zoom < 1)
-    steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), quarter][:_n_turns[s.flip]]
-    if s.augment == 'rand':
-        levels = [v2.RandAugment(s.n_ops, m, num_magnitude_bins=10, fill=fill) for m in range(10)]
-        steps.append(v2.RandomChoice(levels))
-    if s.augment == 'trivial': steps.append(v2.TrivialAugmentWide(fill=fill))
-    if s.cutout: steps.append(v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=fill))
-    return v2.Compose(steps + [v2.Identity()])
+    zoom = [v2.RandomResizedCrop(s.img_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)]*(s.zoom < 1)
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), quarter][:_n_turns[s.flip]]
+    levels = [v2.RandAugment(s.n_ops, m, num_magnitude_bins=10, fill=fill) for m in range(10)]
+    policy = dict(none=[], rand=[v2.RandomChoice(levels)], trivial=[v2.TrivialAugmentWide(fill=fill)])[s.augment]
+    cutout = [v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=fill)]*(s.cutout > 0)
+    return v2.Compose([*zoom, *flips, *policy, *cutout, v2.Identity()])
 
 # %% ../../nbs/data/13_augment.ipynb #c012
 def _coin(n, p=0.5): return torch.rand(n) < p
@@ -56,30 +54,15 @@ def _flip_batch(x, kind):
         for i in _coin(len(x)).nonzero()[:, 0].tolist(): x[i] = turn(x[i])
     return x
 
-def _draw_boxes(n, size, area, shape, largest):
-    "Sample (top, left, height, width) n times; 0 × 0 if no box fits."
-    areas = size**2*torch.empty(n, 10).uniform_(*area)
-    shapes = torch.empty(n, 10).uniform_(*torch.tensor(shape).log().tolist()).exp()
-    sides = torch.stack([(areas*shapes).sqrt().round(), (areas/shapes).sqrt().round()], -1)
-    fits = ((sides > 0) & (sides <= largest)).all(-1)
-    first = (fits*torch.arange(10, 0, -1)).argmax(1)
-    sides = sides[torch.arange(n), first]*fits.any(1)[:, None]
-    corners = (torch.rand(n, 2)*(size - sides + 1)).floor().clamp(max=size - sides)
-    return torch.cat([corners, sides], 1).int()
-
 def _zoom_batch(x, least):
     "Scale a random part of each image to full size."
-    n, _, size, _ = x.shape
-    boxes = _draw_boxes(n, size, (least, 1), (0.8, 1.25), size).tolist()
-    return torch.stack([F.resized_crop(image, *box, [size, size], antialias=True) if box[2] else image
-                        for image, box in zip(x, boxes)])
+    boxes = [RandomResizedCrop.get_params(image, (least, 1), (0.8, 1.25)) for image in x]
+    return torch.stack([F.resized_crop(image, *box, image.shape[1:], antialias=True) for image, box in zip(x, boxes)])
 
 def _cut_out_batch(x, p):
     "Paint a grey rectangle into random images of a batch."
-    n, _, size, _ = x.shape
-    boxes, chosen = _draw_boxes(n, size, (0.05, 0.25), (0.3, 3.3), size - 1), _coin(n, p)
-    fill = torch.tensor(GREY, dtype=x.dtype, device=x.device).view(3, 1, 1)
-    for i in chosen.nonzero()[:, 0].tolist(): F.erase(x[i], *boxes[i].tolist(), fill, inplace=True)
+    for i in _coin(len(x), p).nonzero()[:, 0].tolist():
+        F.erase(x[i], *RandomErasing.get_params(x[i], (0.05, 0.25), (0.3, 3.3), list(GREY)), inplace=True)
     return x
 
 # %% ../../nbs/data/13_augment.ipynb #c022

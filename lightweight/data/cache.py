@@ -51,7 +51,6 @@ def name_store(
     "The file of the decoded crops."
     return Path(folder)/f'decoded-{_key(folder)}-{size}px-{method}.npy'
 
-# %% ../../nbs/data/12_cache.ipynb #c013
 def _build_store(path, paths, size, method='squish', progress=True):
     "Decode and resize image files into one .npy file, atomically."
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')

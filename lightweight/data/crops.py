@@ -228,7 +228,6 @@ def cut_crops(
         _replace_store(building, out)
         return read_manifest(out, SPLITS)
 
-# %% ../../nbs/data/11_crops.ipynb #c034
 def share_crops(
     store:str|Path, # folder of crops
     out:str|Path, # output folder
