@@ -88,13 +88,6 @@ def _make_faults(photo, objects):
             (sound, (2*photo.width, 2*photo.height), [(c, o*2) for c, o in objects]), (sound, wide, objects),
             (turned, size, objects), (turned, rotated.size, rotated_objects), (None, size, objects)]
 
-def _draw_faulty_photos(seed, size, n_photos):
-    "Draw one photo per fault: (file name, bytes or None, recorded size, objects)."
-    rng = np.random.default_rng([seed, 2])
-    for i, categories in enumerate(_deal_objects(rng, 7)):
-        name = '../outside.jpg' if i == 6 else f'batch_3/{n_photos + i:06d}.jpg'
-        yield name, *_make_faults(*draw_scene(rng, categories, GROUNDS['batch_3'], size))[i]
-
 # %% ../../nbs/data/03_sample.ipynb #c073
 def _hash(data): return hashlib.sha256(data).hexdigest()[:16]
 
@@ -132,7 +125,10 @@ def _draw_sample(seed, n_photos, size, faults):
         _add_photo(coco, name, size, objects)
     if not faults: return coco, files
     _add_box_faults(coco)
-    for name, data, recorded, objects in _draw_faulty_photos(seed, size, n_photos):
+    rng = np.random.default_rng([seed, 2])
+    for i, scene in enumerate(draw_scene(rng, c, GROUNDS['batch_3'], size) for c in _deal_objects(rng, 7)):
+        name = '../outside.jpg' if i == 6 else f'batch_3/{n_photos + i:06d}.jpg'
+        data, recorded, objects = _make_faults(*scene)[i]
         if data: files[name] = data
         _add_photo(coco, name, recorded, objects)
     return coco, files
