@@ -19,8 +19,8 @@ from pydantic import Field
 from torch import nn
 
 import lightweight.evaluation.result_plots as report
-from lightweight.compression.pruning import (cut_after, find_droppable, prune_depth, prune_network, rank_by_influence,
-    rank_by_score)
+from lightweight.compression.pruning import (PruneSettings, cut_after, find_droppable, prune_depth, prune_network,
+    rank_blocks)
 from ..core.console import suggest
 from ..core.settings import Settings, SettingsError
 from ..deploy.cost import find_format
@@ -31,38 +31,27 @@ from ..training.checkpoint import normalize_images, predict_images
 
 # %% ../../nbs/compression/03_steps.ipynb #c006
 class _Cut(Settings):
-    "Keep the first blocks of a network."
     depth:int = Field(ge=1, description='number of blocks to keep')
     train:dict = Field({}, description='training options')
 
 class _Blocks(Settings):
-    "Remove blocks."
     n:int = Field(ge=1, description='number of blocks to remove')
     rank:Literal['influence','score'] = Field('influence', description='remove first the blocks that change their '
         'input least (influence) or whose removal leaves the highest validation macro-F1 (score)')
     train:dict|None = Field(None, description='training options (default: no training)')
 
-class _Channels(Settings):
-    "Remove channels."
-    ratio:float = Field(gt=0, lt=1, description='fraction of the channels to remove')
-    importance:Literal['magnitude','bn_scale','taylor'] = Field('magnitude', description='importance criterion')
-    scope:Literal['layer','global'] = Field('layer', description='compare channels within each layer or globally')
-    step:int = Field(8, ge=1, description='widths become multiples of this number')
-    max_ratio:float = Field(0.9, gt=0, lt=1, description='largest fraction that a layer may lose')
-    n_steps:int = Field(1, ge=1, description='remove in this many equal parts, scoring the channels anew each time')
+class _Channels(PruneSettings):
     train:dict|None = Field(None, description='training options (default: no training)')
 
 class _Train(Settings):
-    "Fine-tune."
     train:dict = Field(description='training options')
 
 class _Variant(Settings):
-    "Export in another format or precision."
     variant:str = Field(description='exported format and precision, such as openvino-bf16')
 
 KINDS = dict(cut=_Cut, blocks=_Blocks, channels=_Channels, train=_Train, variant=_Variant)
 
-def _list_options(kind:str, value:object, where:str)->list[Settings]:
+def _list_options(kind, value, where):
     "Check the options of a step, or the value of the first one; one result for each value to be tried."
     first = next(iter(KINDS[kind].model_fields))
     options = value if isinstance(value, dict) and kind != 'train' else {first: value}
@@ -70,7 +59,6 @@ def _list_options(kind:str, value:object, where:str)->list[Settings]:
     if not tried: raise SettingsError(f'{where}: {first} = []: expected at least one value')
     return [KINDS[kind].check(options | {first: v}, where) for v in tried]
 
-# %% ../../nbs/compression/03_steps.ipynb #n001
 class Step(NamedTuple):
     "One step, with one of its values."
     where:str # position in the schedule, for error messages
@@ -109,12 +97,13 @@ def _make_batches(info, images, labels):
 def _rank_blocks(options, info, load):
     "How `prune_depth` ranks blocks; in a dry run, in their order."
     if load is None: return lambda network: pd.DataFrame(dict(block=list(find_droppable(network))))
-    if options.rank == 'influence': return partial(rank_by_influence, batches=_make_batches(info, *load('train')))
+    rank = partial(rank_blocks, img_size=info['img_size'])
+    if options.rank == 'influence': return partial(rank, batches=_make_batches(info, *load('train')))
     images, labels = load('valid')
     def score(network):
         probs = predict_images(network, images, info['mean'], info['std'])
         return macro_f1(labels.numpy(), probs.argmax(1), len(info['classes']))
-    return partial(rank_by_score, score=score, img_size=info['img_size'])
+    return partial(rank, score=score)
 
 def apply_step(
     options:Settings, # of a step, from `_list_options`
@@ -128,12 +117,10 @@ def apply_step(
     if isinstance(o, _Blocks): return prune_depth(network, o.n, _rank_blocks(o, info, load), size)
     if not isinstance(o, _Channels): return network
     given = o.model_dump(exclude={'train'}) | dict(img_size=size)
-    if o.importance != 'taylor': return prune_network(network, **given)
-    if not load: return prune_network(network, **given | dict(importance='magnitude'))
-    batches = _make_batches(info, *load('train'))
-    return prune_network(network, **given, batches=batches, loss=nn.functional.cross_entropy)
+    if o.importance == 'taylor' and load: given['batches'] = _make_batches(info, *load('train'))
+    elif o.importance == 'taylor': given['importance'] = 'magnitude'
+    return prune_network(network, loss=nn.functional.cross_entropy, **given)
 
-# %% ../../nbs/compression/03_steps.ipynb #n004
 @contextmanager
 def name_fault(where:str):
     "Prefix an error with the step that caused it."
@@ -188,7 +175,7 @@ def is_better(
 def _label_points(ax, table):
     "Write the name of each step right of the plot, connected with its point."
     height = table.macro_f1_high.max() - table.macro_f1.min()
-    for (_, row), y in zip(table.iterrows(), report.spread_labels(table.macro_f1, .05*height)):
+    for row, y in zip(table.itertuples(), report.spread_labels(table.macro_f1, .05*height)):
         ax.annotate(row.step, (row.latency_ms, row.macro_f1), (1.02, y), textcoords=ax.get_yaxis_transform(),
                     va='center', fontsize=9, color=report.BLUE if row.accepted else report.GREY,
                     arrowprops=dict(arrowstyle='-', color='#DDDDDD', shrinkB=4), annotation_clip=False)

@@ -7,12 +7,13 @@ __all__ = ['DataSettings', 'make_augmentation', 'make_batch_augmentation']
 
 # %% ../../nbs/data/13_augment.ipynb #c003
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Literal
 
 import torch
 from pydantic import Field
-from torch.nn.functional import interpolate
-from torchvision.transforms import v2
+from torch.nn.functional import affine_grid, grid_sample
+from torchvision.transforms import RandomErasing, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from .image import GREY, Method
@@ -37,137 +38,95 @@ _n_turns = dict(none=0, horizontal=1, all=3) # kinds of flips → how many of: l
 def make_augmentation(s:DataSettings)->Callable: # uint8 (3, size, size) → the same, changed at random
     "Compose the augmentation of one image: the reference."
     fill, quarter = list(GREY), v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))])
-    steps = [v2.RandomResizedCrop(s.img_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)]*(s.zoom < 1)
-    steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), quarter][:_n_turns[s.flip]]
-    if s.augment == 'rand':
-        levels = [v2.RandAugment(s.n_ops, m, num_magnitude_bins=10, fill=fill) for m in range(10)]
-        steps.append(v2.RandomChoice(levels))
-    if s.augment == 'trivial': steps.append(v2.TrivialAugmentWide(fill=fill))
-    if s.cutout: steps.append(v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=fill))
-    return v2.Compose(steps + [v2.Identity()])
+    zoom = [v2.RandomResizedCrop(s.img_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)]*(s.zoom < 1)
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), quarter][:_n_turns[s.flip]]
+    levels = [v2.RandAugment(s.n_ops, m, num_magnitude_bins=10, fill=fill) for m in range(10)]
+    policy = dict(none=[], rand=[v2.RandomChoice(levels)], trivial=[v2.TrivialAugmentWide(fill=fill)])[s.augment]
+    cutout = [v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=fill)]*(s.cutout > 0)
+    return v2.Compose([*zoom, *flips, *policy, *cutout, v2.Identity()])
 
 # %% ../../nbs/data/13_augment.ipynb #c012
 def _coin(n, p=0.5): return torch.rand(n) < p
 
-def _flip_batch(x:torch.Tensor, kind:str)->torch.Tensor:
+def _flip_batch(x, kind):
     turns = [lambda image: image.flip(2), lambda image: image.flip(1), lambda image: image.rot90(1, (1, 2))]
     for turn in turns[:_n_turns[kind]]:
         for i in _coin(len(x)).nonzero()[:, 0].tolist(): x[i] = turn(x[i])
     return x
 
-def _draw_boxes(n:int, size:int, area:tuple[float,float], shape:tuple[float,float], largest:int)->torch.Tensor:
-    areas = size**2*torch.empty(n, 10).uniform_(*area)
-    shapes = torch.empty(n, 10).uniform_(*torch.tensor(shape).log().tolist()).exp()
-    sides = torch.stack([(areas*shapes).sqrt().round(), (areas/shapes).sqrt().round()], -1)
-    fits = ((sides > 0) & (sides <= largest)).all(-1)
-    first = (fits*torch.arange(10, 0, -1)).argmax(1)
-    sides = sides[torch.arange(n), first]*fits.any(1)[:, None]
-    corners = (torch.rand(n, 2)*(size - sides + 1)).floor().clamp(max=size - sides)
-    return torch.cat([corners, sides], 1).int()
-
-def _zoom_batch(x:torch.Tensor, least:float)->torch.Tensor:
+def _zoom_batch(x, least):
     "Scale a random part of each image to full size."
-    n, _, size, _ = x.shape
-    out = torch.empty_like(x)
-    for i, (top, left, height, width) in enumerate(_draw_boxes(n, size, (least, 1), (0.8, 1.25), size).tolist()):
-        part = x[i:i+1, :, top:top+height, left:left+width] if height else x[i:i+1]
-        out[i:i+1] = interpolate(part, (size, size), mode='bilinear', antialias=True)
-    return out
+    boxes = [RandomResizedCrop.get_params(image, (least, 1), (0.8, 1.25)) for image in x]
+    return torch.stack([F.resized_crop(image, *box, image.shape[1:], antialias=True) for image, box in zip(x, boxes)])
 
-def _cut_out_batch(x:torch.Tensor, p:float)->torch.Tensor:
+def _cut_out_batch(x, p):
     "Paint a grey rectangle into random images of a batch."
-    n, _, size, _ = x.shape
-    boxes, chosen = _draw_boxes(n, size, (0.05, 0.25), (0.3, 3.3), size - 1), _coin(n, p)
-    fill = torch.tensor(GREY, dtype=x.dtype, device=x.device).view(3, 1, 1)
-    for i in chosen.nonzero()[:, 0].tolist():
-        top, left, height, width = boxes[i].tolist()
-        x[i, :, top:top+height, left:left+width] = fill
+    for i in _coin(len(x), p).nonzero()[:, 0].tolist():
+        F.erase(x[i], *RandomErasing.get_params(x[i], (0.05, 0.25), (0.3, 3.3), list(GREY)), inplace=True)
     return x
 
 # %% ../../nbs/data/13_augment.ipynb #c022
-def _find_sources(name:str, v:torch.Tensor, size:int)->tuple:
-    "Coefficients of the source position of each new pixel."
-    one, zero, angle, whole = torch.ones_like(v), torch.zeros_like(v), torch.deg2rad(v), v.trunc()
-    return {'ShearX': (one, v, v*size/2, zero, one, zero), 'ShearY': (one, zero, zero, v, one, v*size/2),
-            'TranslateX': (one, zero, -whole, zero, one, zero), 'TranslateY': (one, zero, zero, zero, one, -whole),
-            'Rotate': (angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero)}[name]
+def _find_sources(name, v, size):
+    "Coefficients of the source position of each new pixel: (n, 6)."
+    one, zero, angle, shift = torch.ones_like(v), torch.zeros_like(v), torch.deg2rad(v), v.trunc()*2/size
+    return torch.stack({
+        'ShearX': (one, v, v, zero, one, zero), 'ShearY': (one, zero, zero, v, one, v),
+        'TranslateX': (one, zero, -shift, zero, one, zero), 'TranslateY': (one, zero, zero, zero, one, -shift),
+        'Rotate': (angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero)}[name], 1)
 
-def _move_pixels(x:torch.Tensor, sources:tuple)->torch.Tensor:
+def _move_pixels(x, sources):
     "Read each pixel from its source position; grey outside."
-    n, _, size, _ = x.shape
-    at, framed = torch.arange(size, device=x.device) - (size - 1)/2, size + 2
-    a, b, c, d, e, f = (m.view(-1, 1, 1) for m in sources)
-    places = (a*at + b*at[:, None] + c, d*at + e*at[:, None] + f)
-    column, row = ((p + (size - 1)/2).round_().clamp_(-1, size) for p in places)
-    index = (row.add_(1).mul_(framed) + column.add_(1)).long().view(n, 1, -1).expand(-1, 3, -1)
-    pixels = torch.tensor(GREY, dtype=torch.uint8, device=x.device).view(1, 3, 1, 1).repeat(n, 1, framed, framed)
-    pixels[..., 1:-1, 1:-1] = x
-    return pixels.view(n, 3, -1).gather(2, index).view_as(x)
-
-def _grey_of(x):
-    r, g, b = x.unbind(1)
-    return r.mul(.2989).add_(g, alpha=.587).add_(b, alpha=.114).floor_().unsqueeze(1)
+    grid, grey = affine_grid(sources.view(-1, 2, 3), x.shape, align_corners=False), x.new_tensor(GREY).view(3, 1, 1)
+    return grid_sample(x.float() - grey, grid, 'nearest', align_corners=False).add_(grey).to(torch.uint8)
 
 def _to_bytes(x): return x.clamp_(0, 255).to(torch.uint8)
 
 def _mix(x, other, share): return _to_bytes((x*share).add_(other*(1 - share)))
 
-def _sharpen(x, v):
-    x = x.float()
-    inner, across = x[..., 1:-1, 1:-1], x[..., :-2] + x[..., 1:-1] + x[..., 2:]
-    blurred = (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]).add_(inner, alpha=4).div_(13).round_()
-    inner.sub_(blurred.sub_(inner).mul_(v))
-    return _to_bytes(x)
-
 _ops = {
     'Identity': lambda x, v: x,
     'Brightness': lambda x, v: _to_bytes(x*(1 + v)),
-    'Color': lambda x, v: _mix(x, _grey_of(x), 1 + v),
-    'Contrast': lambda x, v: _mix(x, _grey_of(x).mean((1, 2, 3), keepdim=True), 1 + v),
-    'Sharpness': _sharpen,
+    'Color': lambda x, v: _mix(x, F.rgb_to_grayscale(x), 1 + v),
+    'Contrast': lambda x, v: _mix(x, F.rgb_to_grayscale(x).float().mean((1, 2, 3), keepdim=True), 1 + v),
+    'Sharpness': lambda x, v: _mix(x, F.adjust_sharpness(x, 0.), 1 + v),
     'Posterize': lambda x, v: x & (256 - 2**(8 - v)).to(torch.uint8),
     'Solarize': lambda x, v: x ^ (x >= (255*v).ceil().to(torch.uint8)).to(torch.uint8).neg_(),
     'AutoContrast': lambda x, v: F.autocontrast(x),
     'Equalize': lambda x, v: F.equalize(x)}
 
-def _apply_operation(x:torch.Tensor, name:str, v:torch.Tensor)->torch.Tensor:
+def _apply_operation(x, name, v):
     return _ops[name](x, v.view(-1, 1, 1, 1)) if name in _ops else _move_pixels(x, _find_sources(name, v, x.shape[-1]))
 
 # %% ../../nbs/data/13_augment.ipynb #c028
-class _Policy(NamedTuple):
-    "Operations and strengths to sample from."
-    names:list[str] # of the operations
-    strengths:torch.Tensor # (operations, strengths)
-    signed:torch.Tensor # (operations,) whether a strength has a direction
-    n_ops:int # operations an image goes through
-
-def _make_policy(kind:str, n_ops:int, size:int)->_Policy:
-    source, bins, n_ops = (v2.RandAugment, 10, n_ops) if kind == 'rand' else (v2.TrivialAugmentWide, 31, 1)
-    space = source._AUGMENTATION_SPACE
-    tables = [make(bins, size, size) for make, _ in space.values()]
+@cache
+def _list_operations(kind, size):
+    "Names of the operations, strengths (operations, strengths), and whether these have a direction."
+    source, bins = (v2.RandAugment, 10) if kind == 'rand' else (v2.TrivialAugmentWide, 31)
+    makers, signed = zip(*source._AUGMENTATION_SPACE.values())
+    tables = [make(bins, size, size) for make in makers]
     strengths = torch.stack([torch.zeros(bins) if t is None else t.float() for t in tables])
-    return _Policy(list(space), strengths, torch.tensor([signed for _, signed in space.values()]), n_ops)
+    return list(source._AUGMENTATION_SPACE), strengths, torch.tensor(signed)
 
-def _draw_operations(policy:_Policy, n:int)->tuple[torch.Tensor, torch.Tensor]:
-    ops, level = torch.randint(len(policy.names), (policy.n_ops, n)), torch.randint(policy.strengths.shape[1], (n,))
-    turned = _coin((policy.n_ops, n)) & policy.signed[ops]
-    return ops, policy.strengths[ops, level]*torch.where(turned, -1, 1)
+def _draw_operations(kind, n_ops, size, n):
+    "Sample operations and strengths for n images: (operations per image, n) each."
+    names, strengths, signed = _list_operations(kind, size)
+    ops, level = torch.randint(len(names), (n_ops, n)), torch.randint(strengths.shape[1], (n,))
+    turned = _coin((n_ops, n)) & signed[ops]
+    return ops, strengths[ops, level]*torch.where(turned, -1, 1)
 
-def _apply_policy(x:torch.Tensor, policy:_Policy)->torch.Tensor:
-    for ops, strengths in zip(*_draw_operations(policy, len(x))):
+def _apply_policy(x, kind, n_ops):
+    names, *_ = _list_operations(kind, x.shape[-1])
+    for ops, strengths in zip(*_draw_operations(kind, n_ops if kind == 'rand' else 1, x.shape[-1], len(x))):
         for k in ops.unique().tolist():
             rows = (ops == k).nonzero()[:, 0]
             images, strength = x.index_select(0, rows.to(x.device)), strengths[rows].to(x.device)
-            changed = _apply_operation(images, policy.names[k], strength)
-            for i, image in zip(rows.tolist(), changed): x[i] = image
+            for i, image in zip(rows.tolist(), _apply_operation(images, names[k], strength)): x[i] = image
     return x
 
 def make_batch_augmentation(s:DataSettings)->Callable: # uint8 (n, 3, size, size) → the same, changed at random
     "Compose the augmentation of a batch."
-    policy = None if s.augment == 'none' else _make_policy(s.augment, s.n_ops, s.img_size)
     def change(x):
-        x = _zoom_batch(x, s.zoom) if s.zoom < 1 else x.clone()
-        x = _flip_batch(x, s.flip)
-        if policy: x = _apply_policy(x, policy)
+        x = _flip_batch(_zoom_batch(x, s.zoom) if s.zoom < 1 else x.clone(), s.flip)
+        if s.augment != 'none': x = _apply_policy(x, s.augment, s.n_ops)
         return _cut_out_batch(x, s.cutout) if s.cutout else x
     return change

@@ -9,6 +9,7 @@ __all__ = ['load_images', 'name_store', 'open_store']
 import errno, os, sys, tempfile, time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,7 @@ def name_store(
     "The file of the decoded crops."
     return Path(folder)/f'decoded-{_key(folder)}-{size}px-{method}.npy'
 
-# %% ../../nbs/data/12_cache.ipynb #c013
-def _build_store(path:Path, paths:Sequence[Path], size:int, method:str='squish', progress:bool=True):
+def _build_store(path, paths, size, method='squish', progress=True):
     "Decode and resize image files into one .npy file, atomically."
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     header = dict(descr='|u1', fortran_order=False, shape=(len(paths), 3, size, size))
@@ -70,9 +70,7 @@ def _build_store(path:Path, paths:Sequence[Path], size:int, method:str='squish',
         raise
 
 def _remove(path):
-    "Remove a file; a failure is ignored, so that it does not hide the original error."
-    try: path.unlink(missing_ok=True)
-    except OSError: pass
+    with suppress(OSError): path.unlink()      # a failure does not hide the original error
 
 def _map(path, n, size):
     "The memory-mapped file, or None if it is missing or invalid."
@@ -80,23 +78,22 @@ def _map(path, n, size):
     except (FileNotFoundError, ValueError, EOFError): return None
     return torch.from_numpy(array) if array.shape == (n, 3, size, size) and array.dtype == np.uint8 else None
 
-def _remove_stale(folder:Path):
+def _remove_stale(folder):
     "Remove decoded crops of an older manifest and incomplete files that nobody has written to for an hour."
     key, decoded = _key(folder), folder.glob('decoded-*.npy')
     old = [f for f in decoded if DECODED.fullmatch(f.name) and f.name.split('-')[1] != key]
     old += [f for f in folder.glob('.decoded-*.part') if time.time() - f.stat().st_mtime > 3600]
     for f in old: _remove(f)
 
-def _find_spare(path:Path)->Path:
-    "The file of the decoded crops if their folder is read-only."
-    user = os.getuid() if hasattr(os, 'getuid') else 'user'
-    return Path(tempfile.gettempdir())/f'lightweight-{user}'/path.name
+_user = getattr(os, 'getuid', lambda: 'user') # its number; Windows has none
+
+def _find_spare(path): # the file of the decoded crops if their folder is read-only
+    return Path(tempfile.gettempdir())/f'lightweight-{_user()}'/path.name
 
 def _is_private(folder):
     "Whether this is a folder that no other user can write to."
     if folder.is_symlink() or not folder.is_dir(): return False
-    about = folder.stat()
-    return not hasattr(os, 'getuid') or about.st_uid == os.getuid() and not about.st_mode & 0o022
+    return _user() == 'user' or folder.stat().st_uid == _user() and not folder.stat().st_mode & 0o022
 
 def _build_somewhere(path, *args):
     "Write the file beside the crops or, if their folder is read-only, to `_find_spare`; return its path."
@@ -119,10 +116,10 @@ def open_store(
 )->tuple[pd.DataFrame, torch.Tensor]: # rows of train and valid; memory-mapped images: (n, 3, size, size), uint8
     "Open the decoded crops of train and valid; decode them if necessary."
     folder, manifest, path = Path(folder), read_manifest(folder), name_store(folder, size, method)
-    spare = _find_spare(path)
-    for place in (path, *([spare] if _is_private(spare.parent) else [])):
-        images = _map(place, len(manifest), size)
-        if images is not None: return manifest, images
+    spare, n = _find_spare(path), len(manifest)
+    images = _map(path, n, size)
+    if images is None and _is_private(spare.parent): images = _map(spare, n, size)
+    if images is not None: return manifest, images
     place = _build_somewhere(path, [folder/c for c in manifest.crop], size, method, progress)
     _remove_stale(folder)
-    return manifest, _map(place, len(manifest), size)
+    return manifest, _map(place, n, size)

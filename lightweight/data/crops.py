@@ -48,7 +48,7 @@ def _check_texts(objects):
             if '\0' in text or text.encode('utf-8', 'ignore').decode() != text:
                 raise ValueError(f'{column} {text!r} is not valid Unicode text; change it in the annotation file')
 
-def _plan_crops(objects:pd.DataFrame, min_side:int=24)->pd.DataFrame:
+def _plan_crops(objects, min_side=24):
     "The boxes that are cut, and the names of their crops."
     check_splits(objects, allow_absent=True)
     check_labels(objects.label)
@@ -65,46 +65,43 @@ def _plan_crops(objects:pd.DataFrame, min_side:int=24)->pd.DataFrame:
     return plan.assign(crop=list(names))
 
 # %% ../../nbs/data/11_crops.ipynb #c015
-class _PhotoError(OSError): "A photo could not be cut; the message names the file."
-
 _threads, _quality = 2, 95 # photos at a time; JPEG quality of the crops
 
-def _encode_crops(path, rows, context, square)->dict[str, bytes]: # crop name → JPEG content
-    "Decode a photo once and encode each of its boxes."
+def _encode_crops(path, rows, context, square):
+    "Decode a photo once and encode each of its boxes: name of the crop → JPEG content."
     photo, size = open_photo(path), (rows[0].photo_width, rows[0].photo_height)
     if photo.size != size: raise ValueError(f"the photo is {photo.size}, but was {size} when the annotations were read")
     files = {row.crop: BytesIO() for row in rows}
     for row in rows:
         crop = cut_box(photo, (row.x, row.y, row.w, row.h), context, square)
         crop.save(files[row.crop], 'JPEG', quality=_quality, subsampling=0)
-    return {name: file.getvalue() for name, file in files.items()}
+    return files
 
-def _cut_photo(rows:pd.DataFrame, root:Path, folder:Path, context:float=.1, square:bool=True)->int:
-    "Cut all boxes of one photo; the number of crops that did not exist."
+def _cut_photo(rows, root, folder, context=.1, square=True):
+    "Cut the boxes of one photo whose crops do not exist; why the photo could not be cut, or ''."
     todo = [row for row in rows.itertuples() if not (folder/row.crop).exists()]
-    if not todo: return 0
+    if not todo: return ''
     path = root/todo[0].file_name
     try: files = _encode_crops(path, todo, context, square)
-    except Exception as e: raise _PhotoError(f"{path}: {e}") from e
-    for name, content in files.items(): write_atomically(folder/name, content)
-    return len(files)
+    except Exception as e: return f'{path}: {e}'
+    for name, file in files.items(): write_atomically(folder/name, file.getvalue())
+    return ''
 
-def _cut_photos(plan:pd.DataFrame, root:Path, folder:Path, progress:bool=False, **settings):
+def _cut_photos(plan, root, folder, progress=False, **settings):
     "Cut many photos; if some cannot be cut, finish the others and raise an error that names them."
-    pool, failed = ThreadPoolExecutor(_threads), []
+    pool = ThreadPoolExecutor(_threads)
     try:
         jobs = [pool.submit(_cut_photo, rows, root, folder, **settings) for _, rows in plan.groupby('photo_id')]
-        for job in track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photos', show=progress):
-            try: job.result()
-            except _PhotoError as e: failed.append(str(e))
+        done = track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photos', show=progress)
+        failed = sorted(why for job in done if (why := job.result()))
     except OSError as e:
         if e.errno and not e.filename: e.filename = str(folder)    # "disk full" comes without a file name
         raise
     finally: pool.shutdown(cancel_futures=True)      # after an interruption: finish the current photos only
-    if failed: raise _PhotoError('\n'.join([f"{len(failed)} photo(s) could not be cut:", *sorted(failed)]))
+    if failed: raise OSError('\n'.join([f"{len(failed)} photo(s) could not be cut:", *failed]))
 
 # %% ../../nbs/data/11_crops.ipynb #c024
-def _fingerprint_crops(plan:pd.DataFrame, root:Path, settings:dict)->str:
+def _fingerprint_crops(plan, root, settings):
     "Hash everything that determines the crops."
     names = plan.file_name.drop_duplicates().sort_values()
     missing = [name for name in names if not (root/name).is_file()]
@@ -156,12 +153,12 @@ STORE_FILES = (*_papers, *_decoded, *(f'{split}/*/*_*_[0-9]*.jpg' for split in S
 def _is_current(out, plan, fingerprint):
     "Whether the existing data set is complete and has this fingerprint."
     if not (out/'crops.json').is_file(): return False
-    info, crops = read_crops_info(out), [out/name for name in plan.crop]
+    info, manifest, crops = read_crops_info(out), out/'manifest.csv', [out/name for name in plan.crop]
     sizes = [crop.stat().st_size if crop.is_file() else 0 for crop in crops]
     return (info['fingerprint'] == fingerprint and min(sizes) > 0 and sum(sizes) == info['n_bytes']
-            and (out/'manifest.csv').is_file() and (out/'manifest.csv').read_bytes() == format_csv(plan).encode())
+            and manifest.is_file() and manifest.read_bytes() == format_csv(plan).encode())
 
-def _check_replaceable(out:str|Path):
+def _check_replaceable(out):
     "Refuse to replace a folder that contains other files than crops."
     check_own(out, 'crop', STORE_FILES)
     known = {*_papers, *(read_manifest(out, SPLITS).crop if (Path(out)/'manifest.csv').is_file() else ())}
@@ -175,8 +172,7 @@ def hold_store(out:str|Path)->Iterator[None]:
     out = Path(out).resolve()
     try: lock = hold_lock(out, wait=False).acquire()
     except Timeout:
-        said = f'{out}: another process makes this crop store; waiting until it has finished'
-        print(said, file=sys.stderr, flush=True)
+        print(f'{out}: another process makes this crop store; waiting until it has finished', file=sys.stderr)
         lock = hold_lock(out).acquire()
     with lock: yield
 
@@ -188,6 +184,11 @@ def _replace_store(building, out):
     building.rename(out)
     begun = re.compile(re.escape(f'.{out.name}.') + r'([0-9a-f]{16}|old)\.part')
     for folder in [f for f in out.parent.iterdir() if begun.fullmatch(f.name)]: shutil.rmtree(folder)
+
+def _write_store(folder, plan, info):
+    "Write the two files that describe a store."
+    write_atomically(folder/'manifest.csv', format_csv(plan))
+    write_atomically(folder/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
 
 def _describe_store(plan, objects, building, **given):
     "The content of crops.json."
@@ -221,14 +222,12 @@ def cut_crops(
         for temporary in building.rglob('.*'): temporary.unlink()             # left by a killed process
         settings = dict(cut, quality=_quality, min_side=min_side)
         info = _describe_store(plan, objects, building, settings=settings, fingerprint=fingerprint, source=str(root))
-        write_atomically(building/'manifest.csv', format_csv(plan))
         write_atomically(building/MARKER, 'crop\n')                           # see `read_maker` of core.files
-        write_atomically(building/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
+        _write_store(building, plan, info)
         _check_replaceable(out)                                               # again: cutting takes time
         _replace_store(building, out)
         return read_manifest(out, SPLITS)
 
-# %% ../../nbs/data/11_crops.ipynb #c034
 def share_crops(
     store:str|Path, # folder of crops
     out:str|Path, # output folder
@@ -241,6 +240,5 @@ def share_crops(
     counts = {split: rows.label.value_counts().to_dict() for split, rows in manifest.groupby('split')}
     name = hash_data([info['fingerprint'], format_csv(manifest)])[:16]
     facts = dict(fingerprint=name, counts=counts, n_crops=len(manifest), n_photos=int(manifest.photo_id.nunique()))
-    write_atomically(out/'manifest.csv', format_csv(manifest))
-    write_atomically(out/'crops.json', json.dumps(info | facts | changes, indent=1, ensure_ascii=False) + '\n')
+    _write_store(out, manifest, info | facts | changes)
     return out

@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFilter
 PATCH = 128 # pixels along each side of the patch an object is drawn on
 ACROSS, DOWN = np.meshgrid(*[np.linspace(-1, 1, PATCH, dtype=np.float32)]*2) # x and y of every patch pixel
 
-def _to_pixels(points)->np.ndarray: return (np.asarray(points, dtype=np.float64) + 1)*PATCH/2
+def _to_pixels(points): return (np.asarray(points, dtype=np.float64) + 1)*PATCH/2
 
-def _fill(points, colour:tuple, shade=1., alpha=1.)->Image.Image:
+def _fill(points, colour, shade=1., alpha=1.):
     "A transparent RGBA layer with one filled polygon; `shade` and `alpha` are numbers or arrays."
     mask = Image.new('L', (PATCH, PATCH))
     ImageDraw.Draw(mask).polygon([tuple(p) for p in _to_pixels(points)], fill=255)
@@ -27,49 +27,46 @@ def _fill(points, colour:tuple, shade=1., alpha=1.)->Image.Image:
     rgba[..., 3] = np.asarray(mask, dtype=np.float32)/255*alpha
     return Image.fromarray((rgba.clip(0, 1)*255).astype(np.uint8), 'RGBA')
 
-def _stack(outline, *layers:Image.Image)->tuple[Image.Image, np.ndarray]:
-    "A drawn object: its layers as one picture, the lowest first, and its outline in patch pixels."
-    return reduce(Image.alpha_composite, layers), _to_pixels(outline)
+def _stack(outline, *layers):
+    "Layers, each the arguments of `_fill`, as one picture, the lowest first; and the outline in patch pixels."
+    return reduce(Image.alpha_composite, [_fill(*layer) for layer in layers]), _to_pixels(outline)
 
-def _trace_rectangle(x, y, x2, y2)->list: return [(x, y), (x2, y), (x2, y2), (x, y2)]
+def _rectangle(x, y, x2, y2): return [(x, y), (x2, y), (x2, y2), (x, y2)]
 
-def _trace_ellipse(cx:float, cy:float, rx:float, ry:float)->np.ndarray:
-    angle = np.linspace(0, 2*np.pi, 28, endpoint=False)
-    return np.stack([cx + rx*np.cos(angle), cy + ry*np.sin(angle)], 1)
+def _circle(angle): return np.stack([np.cos(angle), np.sin(angle)], 1)
 
-def _trace_box(w:float, h:float, r:float=0.)->np.ndarray:
+def _ellipse(cx, cy, rx, ry): return (cx, cy) + (rx, ry)*_circle(np.linspace(0, 2*np.pi, 28, endpoint=False))
+
+def _box(w, h, r=0.):
     "Points around a box with round corners, its middle at (0, 0)."
-    turn = np.linspace(0, np.pi/2, 5 if r else 1)
-    corners = [(w - r, h - r, 0), (r - w, h - r, 1), (r - w, r - h, 2), (w - r, r - h, 3)]
-    return np.concatenate([np.stack([x + r*np.cos(turn + q*np.pi/2), y + r*np.sin(turn + q*np.pi/2)], 1)
-                           for x, y, q in corners])
+    turn, signs = np.linspace(0, np.pi/2, 5 if r else 1), [(1, 1), (-1, 1), (-1, -1), (1, -1)]
+    return np.concatenate([(x*(w - r), y*(h - r)) + r*_circle(turn + q*np.pi/2) for q, (x, y) in enumerate(signs)])
 
-def _trace_blob(rng:np.random.Generator, n:int, waves:int, rough:float=0.)->np.ndarray:
+def _blob(rng, n, waves, rough=0.):
     angle = np.linspace(0, 2*np.pi, n, endpoint=False)
     radius = 1 + sum(rng.uniform(0, .3/k**.5)*np.cos(k*angle + rng.uniform(0, 6.3)) for k in range(2, waves + 1))
     radius = radius*rng.uniform(1 - rough, 1, n)
-    points = np.stack([radius*np.cos(angle), radius*np.sin(angle)*rng.uniform(.55, 1)], 1)
+    points = radius[:, None]*_circle(angle)*(1, rng.uniform(.55, 1))
     return points/np.abs(points).max()*.96
 
 # %% ../../nbs/data/02_drawing.ipynb #c017
-VIVID = [(.80, .13, .14), (.10, .35, .68), (.12, .55, .30), (.93, .72, .15), (.90, .45, .12), (.42, .22, .50),
-         (.10, .60, .65)]
-PALE = [(.93, .93, .90), (.88, .84, .74), (.80, .86, .90), (.92, .82, .82), (.84, .90, .80)]
+RED, BLUE, GREEN, YELLOW, ORANGE, VIOLET, TEAL = VIVID = [
+    (.80, .13, .14), (.10, .35, .68), (.12, .55, .3), (.93, .72, .15), (.9, .45, .12), (.42, .22, .5), (.1, .6, .65)]
+WHITE, CREAM, ICE, PINK, MINT = PALE = [
+    (.93, .93, .90), (.88, .84, .74), (.80, .86, .90), (.92, .82, .82), (.84, .90, .80)]
 GREY = [(.72, .73, .75), (.55, .56, .58), (.30, .31, .34)]
-RED, BLUE, GREEN, YELLOW, ORANGE, VIOLET, TEAL = VIVID
-WHITE, CREAM, ICE, PINK, MINT = PALE
 
-def _pick_colour(rng:np.random.Generator, favourites:list, stray:float=.12)->tuple:
+def _pick_colour(rng, favourites, stray=.12):
     "Sample a colour with some noise; with probability `stray` any colour."
     palette = VIVID + PALE if rng.random() < stray else favourites
     return tuple(np.clip(np.array(palette[rng.integers(len(palette))]) + rng.normal(0, .04, 3), 0, 1))
 
-def _shade_cylinder(width:float, shine:float, at:float)->np.ndarray:
+def _shade_cylinder(width, shine, at):
     "Brightness of a cylinder: dark edges and a highlight."
     x = (ACROSS/width).clip(-1, 1)
     return .5 + .5*np.sqrt(1 - x**2) + shine*np.exp(-((x - at)/.17)**2)
 
-def _shade_waves(rng:np.random.Generator, strength:float)->np.ndarray:
+def _shade_waves(rng, strength):
     "Brightness of a wrinkled surface: bent waves in a random direction."
     a, f = rng.uniform(0, np.pi), rng.uniform(6, 14)
     bend = rng.uniform(1, 2.5)*np.sin(rng.uniform(2, 4)*(ACROSS*np.sin(a) - DOWN*np.cos(a)) + rng.uniform(0, 6.3))
@@ -78,22 +75,20 @@ def _shade_waves(rng:np.random.Generator, strength:float)->np.ndarray:
 # %% ../../nbs/data/02_drawing.ipynb #c021
 def _draw_can(rng):
     w = rng.uniform(.46, .60)
-    light = _shade_cylinder(w, rng.uniform(.2, .6), rng.uniform(-.5, .4))
-    body, metal = _trace_box(w, .95, .16), _pick_colour(rng, GREY[:2], 0)
-    print_ = _pick_colour(rng, [RED, RED, RED, BLUE, GREY[0]])
-    mark = _trace_ellipse(rng.uniform(-.1, .1), rng.uniform(-.3, .3), w*rng.uniform(.4, .8), rng.uniform(.12, .35))
-    return _stack(body, _fill(body, metal, light), _fill(_trace_box(w, .74), print_, light),
-                  _fill(mark, _pick_colour(rng, [WHITE, GREY[0]]), light),
-                  _fill(_trace_ellipse(0, -.85, w*.82, .08), (.86, .86, .88)),
-                  _fill(_trace_ellipse(0, -.85, w*.6, .045), (.5, .5, .53)))
+    light, body = _shade_cylinder(w, rng.uniform(.2, .6), rng.uniform(-.5, .4)), _box(w, .95, .16)
+    metal, print_ = _pick_colour(rng, GREY[:2], 0), _pick_colour(rng, [RED, RED, RED, BLUE, GREY[0]])
+    mark = _ellipse(rng.uniform(-.1, .1), rng.uniform(-.3, .3), w*rng.uniform(.4, .8), rng.uniform(.12, .35))
+    return _stack(body, (body, metal, light), (_box(w, .74), print_, light),
+                  (mark, _pick_colour(rng, [WHITE, GREY[0]]), light),
+                  (_ellipse(0, -.85, w*.82, .08), (.86, .86, .88)), (_ellipse(0, -.85, w*.6, .045), (.5, .5, .53)))
 
 def _draw_paper(rng):
-    edge, colour = _trace_blob(rng, rng.integers(9, 15), 3, .25), _pick_colour(rng, [WHITE, WHITE, CREAM])
+    edge, colour = _blob(rng, rng.integers(9, 15), 3, .25), _pick_colour(rng, [WHITE, WHITE, CREAM])
     inner, corners = rng.uniform(-.25, .25, 2), zip(edge, np.roll(edge, -1, 0))
-    facets = [_fill([inner, a, b], colour, rng.uniform(.62, 1.08)) for a, b in corners]
-    lines = [_fill([(-.4, y), (.35, y + .08), (.35, y + .12), (-.4, y + .04)], (.25, .25, .3), alpha=.6)
+    facets = [([inner, a, b], colour, rng.uniform(.62, 1.08)) for a, b in corners]
+    lines = [([(-.4, y), (.35, y + .08), (.35, y + .12), (-.4, y + .04)], (.25, .25, .3), 1., .6)
              for y in np.arange(-.3, .3, .12)[:rng.integers(0, 6)]]
-    return _stack(edge, _fill(edge, colour, .9), *facets, *lines)
+    return _stack(edge, (edge, colour, .9), *facets, *lines)
 
 def _draw_carton(rng):
     x, top, deep = rng.uniform(.1, .3), rng.uniform(-.4, -.2), rng.uniform(.25, .4)
@@ -101,48 +96,44 @@ def _draw_carton(rng):
     side = [(x, top), (x + deep, top - .1), (x + deep, .82), (x, .95)]
     roof, gable = [(-.55, top), (-.4, -.78), (x + .1, -.78), (x, top)], [(x, top), (x + .1, -.78), (x + deep, top - .1)]
     outline = [(-.55, top), (-.4, -.95), (x + .1, -.95), (x + .1, -.78), *side[1:], (-.55, .95)]
-    low, high = np.sort(rng.uniform(top + .1, .8, 2))
-    ink = _pick_colour(rng, [GREEN, ORANGE, BLUE])
-    return _stack(outline, _fill(outline, colour, .8), _fill(_trace_rectangle(-.55, top, x, .95), colour),
-                  _fill(side, colour, dark), _fill(roof, colour, .88), _fill(gable, colour, dark*.85),
-                  _fill(_trace_rectangle(-.4, -.95, x + .1, -.76), colour, 1.05),
-                  _fill(_trace_rectangle(-.55, low, x, high), ink),
-                  _fill([(x, low), (x + deep, low - .1), (x + deep, high - .1), (x, high)], ink, dark),
-                  _fill(_trace_ellipse(-.2, rng.uniform(.1, .6), .2, .2), _pick_colour(rng, [YELLOW, WHITE])))
+    (low, high), ink = np.sort(rng.uniform(top + .1, .8, 2)), _pick_colour(rng, [GREEN, ORANGE, BLUE])
+    band = [(x, low), (x + deep, low - .1), (x + deep, high - .1), (x, high)]
+    return _stack(outline, (outline, colour, .8), (_rectangle(-.55, top, x, .95), colour), (side, colour, dark),
+                  (roof, colour, .88), (gable, colour, dark*.85), (_rectangle(-.4, -.95, x + .1, -.76), colour, 1.05),
+                  (_rectangle(-.55, low, x, high), ink), (band, ink, dark),
+                  (_ellipse(-.2, rng.uniform(.1, .6), .2, .2), _pick_colour(rng, [YELLOW, WHITE])))
 
 def _draw_bottle(rng):
     w, neck, shoulder = rng.uniform(.30, .42), rng.uniform(.10, .15), rng.uniform(-.5, -.25)
     right = np.array([(neck, -.96), (neck, -.72), (w, shoulder), (w, .1), (w*.9, .2), (w, .3), (w, .88), (w*.8, .96)])
     outline, flank = np.concatenate([right, right[::-1]*[-1, 1]]), (np.abs(ACROSS)/w).clip(0, 1)
-    glass = _fill(outline, _pick_colour(rng, [TEAL, ICE, TEAL], .1), .75 + .3*flank, rng.uniform(.35, .5) + .4*flank**3)
-    shine = _fill(_trace_rectangle(-w*.55, shoulder, -w*.35, .8), (1, 1, 1), alpha=.6)
-    label = _fill(_trace_rectangle(-w, -.2, w, .15), _pick_colour(rng, [TEAL, WHITE, BLUE]),
-                  _shade_cylinder(w, .2, -.4), .85*(rng.random() < .55))
-    cap = _fill(_trace_rectangle(-neck, -.96, neck, -.8), _pick_colour(rng, [BLUE, TEAL, WHITE]))
+    glass = outline, _pick_colour(rng, [TEAL, ICE, TEAL], .1), .75 + .3*flank, rng.uniform(.35, .5) + .4*flank**3
+    shine, body = (_rectangle(-w*.55, shoulder, -w*.35, .8), (1, 1, 1), 1., .6), _rectangle(-w, -.2, w, .15)
+    label = body, _pick_colour(rng, [TEAL, WHITE, BLUE]), _shade_cylinder(w, .2, -.4), .85*(rng.random() < .55)
+    cap = _rectangle(-neck, -.96, neck, -.8), _pick_colour(rng, [BLUE, TEAL, WHITE])
     return _stack(outline, glass, label, shine, cap)
 
 def _draw_film(rng):
-    outline = _trace_blob(rng, 48, 6)
+    outline = _blob(rng, 48, 6)
     creases = _shade_waves(rng, rng.uniform(.15, .35))
     colour, alpha = _pick_colour(rng, [BLUE, VIOLET, VIOLET, ICE]), rng.uniform(.5, .7) + .35*(creases - 1)
-    glint = _fill(outline, (1, 1, 1), alpha=(_shade_waves(rng, 1.) - 1.75).clip(0, 1)*2)
-    ink = _fill(_trace_blob(rng, 12, 3)*.35, _pick_colour(rng, [RED, VIOLET]), creases, .6*(rng.random() < .4))
-    return _stack(outline, _fill(outline, colour, creases, alpha), ink, glint)
+    glint = outline, (1, 1, 1), 1., (_shade_waves(rng, 1.) - 1.75).clip(0, 1)*2
+    ink = _blob(rng, 12, 3)*.35, _pick_colour(rng, [RED, VIOLET]), creases, .6*(rng.random() < .4)
+    return _stack(outline, (outline, colour, creases, alpha), ink, glint)
 
 def _draw_tray(rng):
     h, r, rim = rng.uniform(.6, .9), rng.uniform(.12, .3), rng.uniform(.1, .2)
     colour, grain = _pick_colour(rng, [YELLOW, PINK, YELLOW, CREAM]), 1 + rng.normal(0, .09, (PATCH, PATCH))
-    fall, outline = rng.choice([-1, 1])*(ACROSS*.5 + DOWN*.5)*.22, _trace_box(.95, h, r)
-    strip = [_fill(_trace_rectangle(-.05, rim - h, .05, h - rim), colour, grain*1.02)]*(rng.random() < .4)
-    return _stack(outline, _fill(outline, colour, grain), _fill(_trace_box(.95 - rim, h - rim, r*.7), colour, grain*.7),
-                  _fill(_trace_box(.9 - rim*1.4, h - rim*1.5, r*.6), colour, grain*(.86 + fall)), *strip)
+    fall, outline = rng.choice([-1, 1])*(ACROSS*.5 + DOWN*.5)*.22, _box(.95, h, r)
+    strip = [(_rectangle(-.05, rim - h, .05, h - rim), colour, grain*1.02)]*(rng.random() < .4)
+    return _stack(outline, (outline, colour, grain), (_box(.95 - rim, h - rim, r*.7), colour, grain*.7),
+                  (_box(.9 - rim*1.4, h - rim*1.5, r*.6), colour, grain*(.86 + fall)), *strip)
 
 def _draw_cigarette(rng):
     w, cut = rng.uniform(.12, .2), rng.uniform(-.2, .3)
-    light, outline = _shade_cylinder(w, .1, -.2), _trace_box(w, .95, .04)
-    return _stack(outline, _fill(outline, (.95, .94, .9), light),
-                  _fill(_trace_rectangle(-w, cut, w, .95), (.85, .58, .28), light),
-                  _fill([(-w, -.95), (w, -.95), (w, -.82), (-w, -.84)], (.25, .24, .23), light))
+    light, outline = _shade_cylinder(w, .1, -.2), _box(w, .95, .04)
+    return _stack(outline, (outline, (.95, .94, .9), light), (_rectangle(-w, cut, w, .95), (.85, .58, .28), light),
+                  ([(-w, -.95), (w, -.95), (w, -.82), (-w, -.84)], (.25, .24, .23), light))
 
 KINDS = { # category: how to draw it, share of the objects, long side in a photo 240 px high
     'Plastic film': (_draw_film, .24, (50, 110)), 'Clear plastic bottle': (_draw_bottle, .20, (55, 110)),
@@ -151,7 +142,7 @@ KINDS = { # category: how to draw it, share of the objects, long side in a photo
     'Cigarette': (_draw_cigarette, .06, (40, 55))}
 
 # %% ../../nbs/data/02_drawing.ipynb #c039
-def _turn_shape(image:Image.Image, outline:np.ndarray, side:float, degrees:float)->tuple[Image.Image, np.ndarray]:
+def _turn_shape(image, outline, side, degrees):
     "Scale and rotate (clockwise) a shape; the result is as large as the rotated object."
     n = max(4, round(PATCH*side/np.ptp(outline, 0).max()))
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -164,7 +155,7 @@ def _turn_shape(image:Image.Image, outline:np.ndarray, side:float, degrees:float
     return image, outline - (left, top)
 
 # %% ../../nbs/data/02_drawing.ipynb #c043
-def _draw_cloud(rng, size:tuple, cells:int)->np.ndarray:
+def _draw_cloud(rng, size, cells):
     "Smooth noise: a coarse grid of random numbers, resized."
     few = rng.normal(0, 1, (max(2, cells*size[1]//size[0]), cells)).astype(np.float32)
     return np.asarray(Image.fromarray(few).resize(size, Image.Resampling.BICUBIC))
@@ -190,13 +181,12 @@ def _draw_pavement(rng, size):
 GROUNDS = {'batch_1': _draw_belt, 'batch_2': _draw_soil, 'batch_3': _draw_pavement}
 
 # %% ../../nbs/data/02_drawing.ipynb #c046
-def _cover_share(a:tuple, b:tuple)->float:
+def _cover_share(a, b):
     "Overlap of two boxes as a share of the smaller one."
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    smaller = min((a[2] - a[0])*(a[3] - a[1]), (b[2] - b[0])*(b[3] - b[1]))
-    return max(0, w)*max(0, h)/smaller
+    return max(0, w)*max(0, h)/min((x2 - x)*(y2 - y) for x, y, x2, y2 in (a, b))
 
-def _find_place(rng:np.random.Generator, part:tuple, size:tuple, taken:list)->tuple:
+def _find_place(rng, part, size, taken):
     "Find a position where the object covers little of the others."
     best, least = None, np.inf
     for _ in range(25):
@@ -207,21 +197,21 @@ def _find_place(rng:np.random.Generator, part:tuple, size:tuple, taken:list)->tu
         if least <= .1: break
     return best
 
-def _lay_object(canvas:Image.Image, image:Image.Image, box:tuple, shadow:tuple):
+def _lay_object(canvas, image, box, shadow):
     alpha = image.getchannel('A')
     soft = alpha.filter(ImageFilter.GaussianBlur(2)).point(lambda a: int(a*.45))
     canvas.paste((18, 18, 22), (box[0] + shadow[0], box[1] + shadow[1]), soft)
     canvas.paste(image, box[:2], alpha)
 
-def _scatter_clutter(rng:np.random.Generator, canvas:Image.Image):
+def _scatter_clutter(rng, canvas):
     draw, palette = ImageDraw.Draw(canvas), [*GREY, (.4, .3, .2), (.35, .45, .2), (.55, .35, .15)]
     for _ in range(rng.integers(4, 22)):
         x, y, r = *rng.uniform((0, 0), canvas.size), rng.uniform(1.5, 7)
         colour = tuple(int(255*v) for v in _pick_colour(rng, palette, .3))
-        points = _trace_blob(rng, 8, 3, .4)*r*rng.uniform(.4, 1.5, 2) + (x, y)
+        points = _blob(rng, 8, 3, .4)*r*rng.uniform(.4, 1.5, 2) + (x, y)
         draw.polygon([tuple(p) for p in points], fill=colour)
 
-def _light_photo(rng:np.random.Generator, photo:Image.Image)->Image.Image:
+def _light_photo(rng, photo):
     "Degrade a photo: exposure, brightness gradient, tint, blur and noise."
     w, h = photo.size
     x, y = np.meshgrid(np.linspace(-1, 1, w, dtype=np.float32), np.linspace(-1, 1, h, dtype=np.float32))

@@ -7,7 +7,7 @@ __all__ = ['use_threads', 'make_dataloaders']
 
 # %% ../../nbs/data/14_loaders.ipynb #c003
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fastai.data.core import DataLoaders, Datasets
 from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorImage
 from fastai.vision.data import *  # registers how fastai shows a batch of images
-from fasttransform import ItemTransform, Transform
+from fasttransform import ItemTransform
 
 from .augment import DataSettings, make_batch_augmentation
 from .crops import read_crops_info, read_manifest
@@ -33,34 +33,23 @@ def use_threads(n:int):
     try: yield
     finally: torch.set_num_threads(before)
 
-class _TakeImages(ItemTransform):
-    "Replace the row numbers of a batch by images."
-    order = 0
-    def __init__(self, images:torch.Tensor): self.images = images
+class _MakeBatch(ItemTransform):
+    "Replace the row numbers of a batch of one split by images, changed by a function and normalized."
+    parameters = ('mean', 'std')
+    def __init__(self, images, change, mean, std, split_idx):
+        super().__init__(split_idx=split_idx)
+        self.images, self.change = images, change
+        self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+
     def encodes(self, batch):
         rows, *labels = batch
         with use_threads(1):      # index_select copies whole images and is faster than indexing
-            images = self.images.index_select(0, rows.cpu().as_subclass(torch.Tensor))
-        return TensorImage(images.to(rows.device)), *labels
+            images = self.images.index_select(0, rows.cpu().as_subclass(torch.Tensor)).to(rows.device)
+            return TensorImage(self.change(images).float().sub_(255*self.mean).div_(255*self.std)), *labels
 
-class _Augment(Transform):
-    "Augment batches of training images."
-    split_idx, order = 0, 1
-    def __init__(self, change:Callable): self.change = change
-    def encodes(self, x:TensorImage):
-        with use_threads(1): return TensorImage(self.change(x.as_subclass(torch.Tensor)))
+    def decodes(self, batch): return TensorImage((batch[0]*self.std + self.mean).clamp(0, 1)), *batch[1:]
 
-class _NormalizeBytes(Transform):
-    "Convert bytes to floating point and normalise them in place."
-    parameters, order = ('mean', 'std'), 99
-    def __init__(self, mean:Sequence[float], std:Sequence[float]):
-        self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-    def encodes(self, x:TensorImage):
-        x = x.as_subclass(torch.Tensor)
-        with use_threads(1): return TensorImage(x.float().sub_(255*self.mean).div_(255*self.std))
-    def decodes(self, x:TensorImage): return (x*self.std + self.mean).clamp(0, 1)
-
-def _select_training(manifest:pd.DataFrame, s:DataSettings, store:str|Path)->pd.Series:
+def _select_training(manifest, s, store):
     "Select the training crops; refuse settings that leave a class or a batch without any."
     side = manifest[['w', 'h']].max(axis=1)
     train = manifest.split == 'train'
@@ -91,7 +80,8 @@ def make_dataloaders(
     _, images = open_store(store, s.img_size, s.resize, progress=progress)
     labels, splits = manifest.label.tolist(), [np.flatnonzero(rows).tolist() for rows in (chosen, valid)]
     dsets = Datasets(range(len(manifest)), [[], [lambda i: labels[i], Categorize(classes, sort=False)]], splits=splits)
-    after = [_TakeImages(images), _Augment(make_batch_augmentation(s)), _NormalizeBytes(mean, std)]
+    changes = make_batch_augmentation(s), lambda valid: valid
+    after = [_MakeBatch(images, change, mean, std, i) for i, change in enumerate(changes)]
     random.seed(seed)  # source of fastai's shuffling
     dls = dsets.dataloaders(bs=s.bs, val_bs=2*s.bs, num_workers=0, device=torch.device(device), after_batch=after)
     dls.counts = manifest.label[chosen].value_counts().reindex(classes, fill_value=0).tolist()

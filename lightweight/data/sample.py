@@ -17,7 +17,7 @@ from ..core.files import hold_lock, write_atomically
 from .drawing import GROUNDS, KINDS, draw_scene
 
 # %% ../../nbs/data/03_sample.ipynb #c056
-def _deal_objects(rng:np.random.Generator, n_photos:int)->list[list]:
+def _deal_objects(rng, n_photos):
     "The categories in each photo, from one shuffled deck."
     counts = rng.integers(5, 9, n_photos)
     shares = np.array([share for _, share, _ in KINDS.values()])
@@ -25,14 +25,14 @@ def _deal_objects(rng:np.random.Generator, n_photos:int)->list[list]:
     deck = rng.permutation(np.repeat(list(KINDS), np.diff(ends, prepend=0)))
     return [[str(card) for card in part] for part in np.split(deck, np.cumsum(counts)[:-1])]
 
-def _repeat_scene(rng:np.random.Generator, photo:Image.Image, objects:list)->tuple[Image.Image, list]:
+def _repeat_scene(rng, photo, objects):
     "A near-duplicate: the photo and its outlines shifted by a few pixels, slightly brighter."
     dx, dy = (int(v) for v in rng.choice([-2, -1, 1, 2], 2))
     pixels = np.pad(np.asarray(photo, dtype=np.float32), ((2, 2), (2, 2), (0, 0)), mode='edge')
     pixels = pixels[2 - dy:2 - dy + photo.height, 2 - dx:2 - dx + photo.width]*rng.uniform(1.02, 1.06)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), [(c, o + (dx, dy)) for c, o in objects]
 
-def _draw_photos(seed:int, n_photos:int, size:tuple):
+def _draw_photos(seed, n_photos, size):
     "Draw all photos, every twelfth a near-duplicate of the one before: (file name, photo, objects)."
     for i, categories in enumerate(_deal_objects(np.random.default_rng([seed, 0]), n_photos)):
         rng = np.random.default_rng([seed, 1, i])
@@ -42,7 +42,7 @@ def _draw_photos(seed:int, n_photos:int, size:tuple):
         yield f'{batch}/{i:06d}.jpg', photo, objects
 
 # %% ../../nbs/data/03_sample.ipynb #c063
-def _add_photo(coco:dict, file_name:str, size:tuple, objects:list):
+def _add_photo(coco, file_name, size, objects):
     "Append one photo and its objects."
     photo = dict(id=len(coco['images']) + 1, file_name=file_name, width=size[0], height=size[1])
     coco['images'].append(photo)
@@ -55,7 +55,7 @@ def _add_photo(coco:dict, file_name:str, size:tuple, objects:list):
             bbox=[x, y, right - x, bottom - y], segmentation=[outline.round(1).ravel().tolist()], area=area, iscrowd=0))
 
 # %% ../../nbs/data/03_sample.ipynb #c067
-def _add_box_faults(coco:dict):
+def _add_box_faults(coco):
     "Change or add annotations, each with another fault."
     sound = coco['annotations']
     first = min((a for a in sound if a['image_id'] == 1), key=lambda a: a['bbox'][0])
@@ -69,33 +69,24 @@ def _add_box_faults(coco:dict):
                      segmentation=[[20, 30, 60, 30, 60, 60, 20, 60]], iscrowd=0)
         sound.append(entry | change)
 
-def _rotate_left(photo:Image.Image, objects:list)->tuple[Image.Image, list]:
+def _rotate_left(photo, objects):
     "Rotate a photo and its outlines by 90° to the left, as stored with EXIF orientation 6."
     return (photo.transpose(Image.Transpose.ROTATE_90),
             [(c, np.stack([o[:, 1], photo.width - o[:, 0]], 1)) for c, o in objects])
 
-def _encode_photo(photo:Image.Image, orientation:int=1)->bytes:
+def _encode_photo(photo, orientation=1):
     exif, file = Image.Exif(), io.BytesIO()
     if orientation != 1: exif[0x0112] = orientation
     photo.save(file, 'JPEG', quality=90, exif=exif)
     return file.getvalue()
 
-def _make_faults(photo:Image.Image, objects:list)->dict:
-    "Each fault of the table: bytes of the file or None, recorded size, objects as recorded."
-    (w, h), sound, (rotated, rotated_objects) = photo.size, _encode_photo(photo), _rotate_left(photo, objects)
-    turned = _encode_photo(rotated, 6)
-    return {'missing': (None, (w, h), objects), 'truncated': (sound[:len(sound)//2], (w, h), objects),
-            'same shape': (sound, (2*w, 2*h), [(c, o*2) for c, o in objects]),
-            'other shape': (sound, (w + 50, h), objects), 'upright': (turned, (w, h), objects),
-            'as stored': (turned, (h, w), rotated_objects), 'outside': (None, (w, h), objects)}
-
-def _draw_faulty_photos(seed:int, size:tuple, n_photos:int):
-    "Draw one photo per fault: (file name, bytes or None, recorded size, objects)."
-    rng = np.random.default_rng([seed, 2])
-    faults = ('missing', 'truncated', 'same shape', 'other shape', 'upright', 'as stored', 'outside')
-    for i, (fault, categories) in enumerate(zip(faults, _deal_objects(rng, len(faults)))):
-        name = '../outside.jpg' if fault == 'outside' else f'batch_3/{n_photos + i:06d}.jpg'
-        yield name, *_make_faults(*draw_scene(rng, categories, GROUNDS['batch_3'], size))[fault]
+def _make_faults(photo, objects):
+    "The faults of the table, in its order: bytes of the file or None, recorded size, objects as recorded."
+    size, sound, (rotated, rotated_objects) = photo.size, _encode_photo(photo), _rotate_left(photo, objects)
+    wide, turned = (photo.width + 50, photo.height), _encode_photo(rotated, 6)
+    return [(None, size, objects), (sound[:len(sound)//2], size, objects),
+            (sound, (2*photo.width, 2*photo.height), [(c, o*2) for c, o in objects]), (sound, wide, objects),
+            (turned, size, objects), (turned, rotated.size, rotated_objects), (None, size, objects)]
 
 # %% ../../nbs/data/03_sample.ipynb #c073
 def _hash(data): return hashlib.sha256(data).hexdigest()[:16]
@@ -111,7 +102,7 @@ def _read_sample(path):
     if isinstance(info, dict) and 'lightweight_sample' in info: return coco
     raise ValueError(f'{path} is not a drawn sample and will not be overwritten; choose another folder')
 
-def _is_drawn(path, mark): return path.is_file() and mark == _hash(path.read_bytes())
+def _is_drawn(path, *marks): return path.is_file() and _hash(path.read_bytes()) in marks
 
 def _is_complete(root, coco, request):
     if 'images' not in coco or coco['info']['lightweight_sample'] != request: return False
@@ -119,11 +110,9 @@ def _is_complete(root, coco, request):
 
 def _check_own(root, coco, files):
     "Refuse to replace files that no earlier call has drawn or that were changed since."
-    advice = 'move it away, or choose another folder'
-    marks = coco['info']['files']
+    advice, marks = 'move it away, or choose another folder', coco['info']['files']
     for name in {**marks, **files}:
-        known = [marks.get(name), _hash(files[name]) if name in files else None]
-        if (root/name).exists() and not any(_is_drawn(root/name, mark) for mark in known):
+        if (root/name).exists() and not _is_drawn(root/name, marks.get(name), name in files and _hash(files[name])):
             raise ValueError(f'{root/name} was not drawn here, or has been changed; {advice}')
     if 'images' in coco and coco['info']['entries'] != _hash_entries(coco):
         raise ValueError(f"{root/'annotations.json'} has been changed since it was drawn; {advice}")
@@ -136,7 +125,10 @@ def _draw_sample(seed, n_photos, size, faults):
         _add_photo(coco, name, size, objects)
     if not faults: return coco, files
     _add_box_faults(coco)
-    for name, data, recorded, objects in _draw_faulty_photos(seed, size, n_photos):
+    rng = np.random.default_rng([seed, 2])
+    for i, scene in enumerate(draw_scene(rng, c, GROUNDS['batch_3'], size) for c in _deal_objects(rng, 7)):
+        name = '../outside.jpg' if i == 6 else f'batch_3/{n_photos + i:06d}.jpg'
+        data, recorded, objects = _make_faults(*scene)[i]
         if data: files[name] = data
         _add_photo(coco, name, recorded, objects)
     return coco, files
@@ -148,8 +140,7 @@ def _replace_sample(root, before, request):
     coco['info'] = dict(description='Drawn waste photos', lightweight_sample=request, entries=_hash_entries(coco),
                         files={name: _hash(data) for name, data in files.items()})
     write_atomically(root/'annotations.json', json.dumps(dict(info=coco['info'])))
-    for name, data in files.items(): write_atomically(root/name, data)
-    write_atomically(root/'annotations.json', json.dumps(coco))
+    for name, data in [*files.items(), ('annotations.json', json.dumps(coco))]: write_atomically(root/name, data)
 
 def make_sample(
     root:str|Path, # output folder
@@ -183,4 +174,4 @@ def main(argv:list|None=None):
     add('--no-faults', action='store_true', help='add no faulty photos and annotations')
     args = parser.parse_args(argv)
     draw = lambda: print(make_sample(Path(args.root).expanduser(), args.seed, args.n_photos, faults=not args.no_faults))
-    if code := run_command('lightweight sample', draw): sys.exit(code)
+    if code := run_command(parser.prog, draw): sys.exit(code)
