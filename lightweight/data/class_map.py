@@ -7,7 +7,6 @@ __all__ = ['read_text', 'read_rows', 'format_csv', 'check_labels', 'read_class_m
 
 # %% ../../nbs/data/08_class_map.ipynb #c003
 import csv, io, re, unicodedata
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +25,7 @@ def read_text(path:str|Path)->str: # without a byte order mark; line breaks as t
 
 def read_rows(
     path:str|Path, # a CSV file, separated by commas, semicolons or tabs
-    columns:Sequence[str], # expected column names, in this order
+    columns:tuple[str, ...]|list[str], # expected column names, in this order
 )->list[tuple[int, list[str]]]: # line number and cells of each row, without the first line
     "Read a CSV file with known columns; an error names the file and the line."
     text, wanted = read_text(path), ','.join(columns)
@@ -49,17 +48,16 @@ def format_csv(table:pd.DataFrame)->str: # comma-separated text; all values are 
     return table.to_csv(index=False, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)   # an unquoted \r ends a row
 
 # %% ../../nbs/data/08_class_map.ipynb #c030
-_devices = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE)   # reserved names of Windows
+_invalid = re.compile(r'[/\\<>:"|?*\x00-\x1f\x7f]|^[. ]|[. ]$|^$|^(con|prn|aux|nul|com\d|lpt\d)(\..*)?$', re.IGNORECASE)
 
 def check_labels(
-    labels:Iterable[str], # names of classes
+    labels:list[str]|pd.Series, # names of classes
     where:str='', # beginning of the message
 ):
     "Refuse labels that are not valid folder names on every system."
     seen = {}
     for label in sorted(set(labels)):
-        bad = not label or re.search(r'[/\\<>:"|?*\x00-\x1f\x7f]|^[. ]|[. ]$', label) or _devices.fullmatch(label)
-        if bad or len(label.encode('utf-8', 'replace')) > 200:
+        if _invalid.search(label) or len(label.encode('utf-8', 'replace')) > 200:
             raise ValueError(f"{where}label {label!r} cannot be a folder name: change it in the class map (not empty, "
                              "none of / \\ < > : \" | ? *, no line break, no dot or space at either end, "
                              "not con, prn, aux, nul, com1 or lpt1)")

@@ -173,8 +173,7 @@ def read_split_rows(
             raise ValueError(f"{path}, line {line}: unknown split {row[-1]!r}{suggest(row[-1], SPLITS)}")
     return pd.DataFrame([row for _, row in rows], columns=columns)
 
-def _list_photos(objects, column):
-    "The rows that are saved: one per photo, sorted by file_name."
+def _list_photos(objects, column): # one row per photo, sorted by file_name
     _check_sides(objects, column)
     rows = objects[['file_name', 'photo_id', 'group', column]].drop_duplicates()
     return rows.sort_values(['file_name', 'photo_id']).reset_index(drop=True)
@@ -205,7 +204,6 @@ def read_splits(
     _check_sides(objects)
     return objects
 
-# %% ../../nbs/data/10_splits.ipynb #c057
 def _read_fold_rows(path):
     "Read a file of folds: each photo once, at least three consecutive folds."
     saved = read_split_rows(path, 'fold')
