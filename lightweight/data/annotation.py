@@ -29,7 +29,6 @@ def describe_value(
     except (ValueError, RecursionError): text = f'a very large {type(value).__name__}'
     return text if len(text) <= length else text[:length - 1] + '…'
 
-# %% ../../nbs/data/04_annotation.ipynb #c007
 def _read_whole(value):
     whole = re.fullmatch(r'\s*([+-]?\d{1,19})(\.0*)?\s*', str(value), re.ASCII)
     return int(whole[1]) if whole else None
@@ -73,15 +72,10 @@ def _read_numbers(coco)->tuple[dict, list[str]]: # the converted content; a sent
 def _read_counts(counts):
     "The counts of an RLE, decompressed if they are text."
     if not isinstance(counts, str): return [int(n) for n in counts]
-    found, number, shift = [], 0, 0
-    for letter in counts:
-        bits = ord(letter) - 48
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32: continue
-        if bits & 16: number |= -1 << shift
+    bits, found = np.array([ord(letter) - 48 for letter in counts]), []
+    for digits in np.split(bits, np.flatnonzero(bits < 32) + 1)[:-1]:          # base 32; 16 in the last one: negative
+        number = sum(int(d & 31)*32**k for k, d in enumerate(digits)) - 32**len(digits)*bool(digits[-1] & 16)
         found.append(number + (found[-2] if len(found) > 2 else 0))
-        number, shift = 0, 0
     return found
 
 def _enclose_runs(mask):
@@ -220,9 +214,7 @@ def find_shape_fault(
 _mixed = ('probably two programs wrote this file in two ways; bbox must be left, top, width, height in pixels '
          'everywhere: convert those boxes, or leave them out')
 
-def _is_large_part(those):
-    "Whether these boxes are too many for individual errors: at least ten and a fifth of all."
-    return those.sum() >= max(10, .2*len(those))
+def _is_large_part(those): return those.sum() >= max(10, .2*len(those))       # too many for individual errors
 
 def _explain_outside(x, y, w, h, width, height, outside):
     "Why many boxes leave their photo; None if it cannot be said."

@@ -80,14 +80,10 @@ def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]:
     except Exception as error: return _refuse('undecodable photo', f'{type(error).__name__}: {error}')
 
 # %% ../../nbs/data/05_coco.ipynb #c062
-def _simplify(name):
-    "A name without what differs between systems."
-    name = unicodedata.normalize('NFC', unquote(unquote(name))).casefold().replace('\\', '/')
-    return re.sub(r'[\s_+-]+', ' ', name.split('?')[0] if '://' in name else name)
-
 def _list_forms(name):
-    "Simplified forms of a name, the most specific first."
-    whole = _simplify(name)
+    "Forms of a name without what differs between systems, the most specific first."
+    whole = unicodedata.normalize('NFC', unquote(unquote(name))).casefold().replace('\\', '/')
+    whole = re.sub(r'[\s_+-]+', ' ', whole.split('?')[0] if '://' in whole else whole)
     last = whole.rsplit('/', 1)[-1].rsplit('=', 1)[-1]
     bare = re.sub(r'^[0-9a-f]{8} ', '', last)                                  # prefix of Label Studio
     return [whole, last, bare, os.path.splitext(whole)[0], os.path.splitext(bare)[0]]
@@ -152,7 +148,6 @@ def _find_disagreement(entry, box)->str:
     if off <= max(3, .1*max(w, h)): return ''
     return f'bbox is {list(box)}, the segmentation reaches {[round(v, 2) for v in around]}'
 
-# %% ../../nbs/data/05_coco.ipynb #c027
 _photo_columns = dict(photo_id='int64', file_name='str', photo_width='int64', photo_height='int64')
 _object_columns = dict(_photo_columns, annotation_id='int64', category='str',
                        **dict.fromkeys(['x', 'y', 'w', 'h', 'category_id'], 'int64'))

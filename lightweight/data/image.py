@@ -49,8 +49,7 @@ def open_image(
         raise ValueError(f'{name}: {photo.width} × {photo.height} are {limit}')
     photo.filename = str(name)
     if photo.format == 'PNG' and photo.mode[0] == 'I': photo.info['sBIT'] = _read_sbit(photo.fp)
-    if photo.tile and photo.mode in ('RGB', 'RGBA', 'LA') and ';16' in str(photo.tile[0][3]):
-        photo.info['deep colours'] = True
+    photo.info['deep colours'] = photo.mode in ('RGB', 'RGBA', 'LA') and ';16' in str(photo.tile[:1])
     return photo
 
 def _read_sbit(file):
