@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.console import run_command, track
 from ..core.files import write_atomically
 from .annotation import describe_value, parse_coco
-from .coco import Findings, check_entries, open_coco
+from .coco import Findings, check_entries
 from .image import fit_size, open_image, read_orientation, read_size
 
 # %% ../../nbs/data/07_download.ipynb #c050
@@ -81,7 +81,8 @@ def _refuse_copies(table, root):
 def _download_photos(annotations, root=None, url_keys=('flickr_url', 'flickr_640_url'), progress=True):
     "Download the photos that are missing; file_name, status ('there', 'fetched', 'failed' or 'refused') and detail."
     findings, root = Findings(), Path(annotations).parent if root is None else Path(root)
-    entries = list(check_entries(open_coco(annotations, findings)['images'], findings).values())
+    coco, _ = parse_coco(Path(annotations).read_bytes(), annotations)
+    entries = list(check_entries(coco['images'], findings).values())
     with ThreadPoolExecutor(8) as pool:
         jobs = pool.map(lambda entry: _fetch_photo(entry, root, url_keys), entries)
         rows = list(track(jobs, len(entries), 'photos', 'photo', progress))

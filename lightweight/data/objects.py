@@ -8,35 +8,32 @@ __all__ = ['ObjectSettings', 'find_annotations', 'label_objects', 'pick_large', 
 # %% ../../nbs/data/15_objects.ipynb #o003
 import shlex
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from ..core.console import list_some
 from ..core.settings import ReadPath, Settings, resolve_path
-from .class_map import apply_class_map, count_left_out, read_class_map
+from .class_map import apply_class_map, read_class_map
 from .coco import CocoData, read_coco
 from .crops import select_large
+from .groups import ALIKE, find_groups, pair_certain, parse_grouping
 from .sample import make_sample
-from .splits import ALIKE, check_splits, find_groups, make_splits, parse_grouping, read_splits
-from .copies import pair_certain
+from .splits import check_splits, make_splits, read_splits
 
 # %% ../../nbs/data/15_objects.ipynb #o006
+def _check_grouping(text): return parse_grouping(text) and text
+
 class ObjectSettings(Settings):
     "Settings of the stages that read objects from an annotation file."
     annotations:ReadPath = Field('data/sample/annotations.json', description='COCO annotation file')
     photos:ReadPath = Field('', description='folder of the photos (default: that of the annotation file)')
     class_map:ReadPath = Field(
         'configs/class_maps/taco6.csv', description='CSV of category,label; an empty label leaves a category out')
-    group_by:str = Field(
+    group_by:Annotated[str, AfterValidator(_check_grouping)] = Field(
         ALIKE, description='photos kept in one split: alike:BITS, name:REGEX, image:FIELD or time:SECONDS')
     min_side:int = Field(24, ge=1, description='minimum longer side of a box to be cropped, pixels in the photo')
-
-    @field_validator('group_by')
-    @classmethod
-    def _check_grouping(cls, text):
-        parse_grouping(text)
-        return text
 
 def find_annotations(
     path:str, # as in the settings
@@ -71,7 +68,8 @@ def label_objects(
     if coco.objects.empty:
         why = _explain_refused(coco, annotations) or 'the file has no annotations'
         raise ValueError(f'annotations = {annotations}: no annotation can be used: {why}')
-    objects, left_out = apply_class_map(coco.objects, class_map, s.class_map), count_left_out(coco.objects, class_map)
+    objects = apply_class_map(coco.objects, class_map, s.class_map)
+    left_out = coco.objects.category.value_counts().drop(objects.category.unique())
     if objects.empty:
         counts = list_some(f'{category} ({n})' for category, n in left_out.items())
         raise ValueError(f'class_map = {s.class_map}: no category of the {left_out.sum()} boxes has a label: {counts}')
@@ -102,11 +100,6 @@ def _list_groupings(photos:pd.DataFrame, entries:dict[int, dict])->list[str]:
     names = ['(.*)/', r'(.*)[-_ ]\d+\.', r'(.*)\d\d\d\.', r'(.*)\d\d\.', r'(.*)\d\.']
     return [f'image:{f}' for f in several] + [f'time:{n}' for n in (600, 60, 10)] + [f'name:{n}' for n in names]
 
-def _draw_splits(objects, s):
-    split = make_splits(objects, s.valid, s.test, s.seed)
-    check_splits(split)
-    return split
-
 def _offer_groupings(objects:pd.DataFrame, coco:CocoData, folder:Path, s:Settings, most:int=2)->list[str]:
     "Find groupings that give three splits with all classes for these photos."
     photos, offers, copies = coco.photos, [], pair_certain(coco.photos, folder)
@@ -114,7 +107,7 @@ def _offer_groupings(objects:pd.DataFrame, coco:CocoData, folder:Path, s:Setting
         if len(offers) == most: break
         try:
             groups = find_groups(photos, folder, group_by, coco.entries or {}, copies=copies)
-            _draw_splits(objects.assign(group=objects.photo_id.map(groups)), s)
+            check_splits(make_splits(objects.assign(group=objects.photo_id.map(groups)), s.valid, s.test, s.seed))
         except (ValueError, OSError): continue
         if groups.nunique() == len(groups): continue
         first = photos.file_name[photos.photo_id.map(groups) == groups[photos.photo_id.iloc[0]]]
@@ -139,11 +132,8 @@ def split_objects(
     root:Path, # the repository
 )->pd.DataFrame: # with split
     "Draw the splits, or read frozen ones; suggest other groupings if most photos are one group."
-    if s.splits:
-        split = read_splits(resolve_path(s.splits, root), objects)
-        check_splits(split)
-        return split
-    try: return _draw_splits(objects, s)
+    if s.splits: return check_splits(read_splits(resolve_path(s.splits, root), objects))
+    try: return check_splits(make_splits(objects, s.valid, s.test, s.seed))
     except ValueError as error:
         said, refused = str(error), _explain_refused(coco, resolve_path(s.annotations, root))
         sizes = objects.drop_duplicates('photo_id').group.value_counts()

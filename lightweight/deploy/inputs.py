@@ -17,8 +17,8 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from ..data.annotation import (derive_box, find_box_fault, find_entry_fault, find_file_fault,
-                                         find_shape_fault, gather_boxes, is_id, parse_coco, read_numbers)
-from ..data.image import (fit_size, open_photo, place_box, read_box, read_frame, read_size, resolve_photo,
+                                         find_shape_fault, is_id, parse_coco)
+from ..data.image import (fit_size, open_photo, read_box, read_frame, read_size, resolve_name,
                                     settle_box)
 from .runtime import Predictor
 
@@ -111,14 +111,14 @@ def explain_rest(
 def _cut_item(predictor, path, photo, fit, position, annotation):
     if fault := find_shape_fault(annotation.get('bbox'), fit):
         return Item(path, None, f'annotations[{position}]: {fault[1]}', position, annotation, fault[0])
-    box = settle_box(place_box(read_box(annotation['bbox']), fit), fit.width, fit.height)
+    box = settle_box(read_box(annotation['bbox']), fit)
     return Item(path, predictor.prepare(predictor.cut(photo, box)), '', position, annotation)
 
 def _cut_boxes(predictor, root, entry, boxes):
     "Crop and preprocess the boxes of a photo (position and annotation of each), which is decoded once."
     path = os.path.join(root, entry['file_name'])                                    # for the message
     try:
-        path = str(resolve_photo(root, entry['file_name']))
+        path = os.path.join(root, resolve_name(entry['file_name']))
         photo, fit = open_photo(path), fit_size(read_size(entry), *read_frame(path))
     except Exception as e:
         kind = 'missing photo' if isinstance(e, FileNotFoundError) else 'undecodable photo'
@@ -130,7 +130,7 @@ def load_boxes(
     path:str|Path, # a COCO file
 )->dict: # its content
     "Read a COCO file."
-    document, _ = read_numbers(parse_coco(Path(path).read_bytes(), path, ('images', 'annotations')))
+    document, _ = parse_coco(Path(path).read_bytes(), path, ('images', 'annotations'))
     return document | dict(annotations=[derive_box(a) or a for a in document['annotations']])
 
 def _sift_entries(images):
@@ -140,7 +140,7 @@ def _sift_entries(images):
 
 def _measure_photo(root, entry):
     "Width and height of a photo in the pixels of its boxes; None if unknown."
-    try: return read_size(entry) or fit_size(None, *read_frame(resolve_photo(root, entry['file_name'])))[:2]
+    try: return read_size(entry) or fit_size(None, *read_frame(Path(root)/resolve_name(entry['file_name'])))[:2]
     except Exception: return None
 
 def check_boxes(
@@ -150,7 +150,7 @@ def check_boxes(
     "Validate the boxes as a whole; boxes in relative coordinates are a ValueError."
     sound, _ = _sift_entries(document['images'])
     frames = {key: size for key, e in sound.items() if (size := _measure_photo(root, e))}
-    _, action, detail = find_file_fault(gather_boxes(document['annotations'], frames)) or ('', '', '')
+    _, action, detail = find_file_fault(document['annotations'], frames) or ('', '', '')
     if action == 'refused': raise ValueError(detail)
     return detail
 
