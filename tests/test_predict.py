@@ -16,7 +16,7 @@ from test_house import ROOT
 
 from lightweight.data.coco import read_coco
 from lightweight.data.crops import read_manifest
-from lightweight.deploy.inputs import list_folder
+from lightweight.deploy.predict import list_folder
 from lightweight.deploy.runtime import Predictor
 from lightweight.data.sample import make_sample
 

@@ -23,8 +23,7 @@ from lightweight.compression.pruning import (PruneSettings, cut_after, find_drop
     rank_blocks)
 from ..core.console import suggest
 from ..core.settings import Settings, SettingsError
-from ..deploy.cost import find_format
-from ..deploy.formats import Format
+from ..deploy.formats import Format, find_format
 from ..metrics.metrics import macro_f1
 from ..models.complexity import count_parameters
 from ..training.checkpoint import normalize_images, predict_images

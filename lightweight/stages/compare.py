@@ -19,7 +19,8 @@ from ..core.records import check_record_place, start_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, read_yaml
 from ..core.settings import resolve_path, settings_main
 from ..data.crops import read_crops_info
-from ..deploy.cost import open_untrained, time_beside, time_reference
+from ..deploy.formats import open_untrained
+from ..deploy.timing import time_beside, time_reference
 from ..metrics.metrics import t_interval
 from ..models.complexity import describe_network
 from .train import TrainSettings, build_from, list_own_files, train_once

@@ -29,8 +29,8 @@ from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, Wri
 from ..core.settings import resolve_path, settings_main
 from ..data.cache import open_store
 from ..data.crops import name_crops, read_crops_info
-from ..deploy.cost import time_beside, time_reference
 from ..deploy.runtime import open_model
+from ..deploy.timing import time_beside, time_reference
 from ..evaluation.plots import save_figures
 from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml

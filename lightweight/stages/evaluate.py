@@ -26,7 +26,7 @@ from ..data.cache import load_images
 from ..data.crops import read_crops_info
 from ..deploy.formats import ask_model, read_table, read_variants, to_pixels
 from ..deploy.timing import EagerModel, describe_setup, list_rows, measure_starts, open_variants
-from ..deploy.timing import read_pictures, time_paths
+from ..deploy.timing import read_pictures, time_variants
 from ..evaluation.analysis import Analysis, analyse, draw_figures
 from ..evaluation.page import Section, write_card, write_page
 from ..evaluation.result_plots import plot_latency
@@ -172,7 +172,7 @@ def _measure(s, case, exported, models):
     rows = pd.concat([rows.assign(pred=probs['eager'].argmax(1)), table], axis=1)
     fast = next(iter(models.values())) # several times as fast as eager PyTorch on the many corrupted images
     found = analyse(rows, probs['eager'], case.images, lambda x: ask_model(fast, to_pixels(x)), classes)
-    paths = time_paths({}, read_pictures(rows.path.tolist()), s.n_threads, s.n_rounds, models | case.others)
+    paths = time_variants({}, s.n_threads, 1, s.n_rounds, models | case.others, files=read_pictures(rows.path.tolist()))
     times = _tabulate_times(paths, measure_starts(exported, s.n_threads, s.n_starts))
     f1 = {name: macro_f1(rows.target.to_numpy(), p.argmax(1), len(classes)) for name, p in probs.items()}
     return rows, probs['eager'], found, times.join(_score_variants(f1, times.path_ms, len(rows), s.baseline_f1))

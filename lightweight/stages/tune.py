@@ -27,8 +27,9 @@ from ..core.records import check_record_place, start_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root
 from ..core.settings import settings_main
 from ..data.crops import SHARED_FILES as _crop_files, name_crops, read_crops_info
-from ..deploy.cost import count_cost, find_format, measure_cost, open_untrained, time_reference
+from ..deploy.formats import find_format, open_untrained
 from ..deploy.runtime import Model
+from ..deploy.timing import count_cost, measure_cost, time_reference
 from ..metrics.metrics import competition_score
 from ..models.build import build_network
 from ..models.genotype import write_genotype
