@@ -14,7 +14,7 @@ def pytest_addoption(parser):
 
 
 # Pages that take long go first, so that the workers end together.
-LONG = ["training/05_learner", "deploy/02_formats", "compression/02_int8", "search/04_study", "training/06_distributed",
+LONG = ["training/05_learner", "deploy/02_formats", "compression/02_int8", "search/03_study", "training/06_distributed",
         "training/08_distillation", "tutorial_own_data", "deploy/03_timing", "training/04_autotune"]
 
 SAMPLE = {"test_compress", "test_stages", "test_sweep", "test_tune"}  # they fill outputs/sample, and a run's folder is held by one process

@@ -85,9 +85,8 @@ def name_storage(postgres):
 WORKER = """
 import sys, time
 from pathlib import Path
-from lightweight.search.sampling import make_sampler
 from lightweight.search.storage import open_storage
-from lightweight.search.study import Queue, open_study, run_worker
+from lightweight.search.study import Queue, make_sampler, open_study, run_worker
 where, folder, broken = sys.argv[1], Path(sys.argv[2]), set(map(int, sys.argv[3:]))
 storage = open_storage(where, folder, folder)
 study, created = open_study(storage, 'race', ['minimize'], {'x': 1})

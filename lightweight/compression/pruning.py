@@ -22,7 +22,7 @@ from ..core.settings import Settings
 from ..models.build import CutNetwork, build_network, split_blocks
 from ..models.complexity import count_parameters
 from ..models.genotype import parse_genotype
-from ..models.layers import Bottleneck, round_width
+from ..models.layers import LAYERS, round_width
 from ..models.surgery import drop_blocks, list_blocks, update_recipe
 
 # %% ../../nbs/compression/01_pruning.ipynb #c006
@@ -120,7 +120,7 @@ def _choose_widths(network, channels, whole, ratio, s):
     widths = {c.root: _fit_width(w, whole[c.root], len(c.scores)*c.shared, s.step, c.shared, s.max_ratio)
               for c, w in zip(channels, wanted)}
     for m in network.modules():
-        pair = (m.reduce.conv, m.conv.conv) if isinstance(m, Bottleneck) else ()
+        pair = (m.reduce.conv, m.conv.conv) if isinstance(m, LAYERS['bottleneck']) else ()
         if pair and all(conv in widths for conv in pair):
             widths |= dict.fromkeys(pair, max(widths[conv] for conv in pair))
     return widths

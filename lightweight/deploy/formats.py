@@ -26,7 +26,7 @@ from ..core.files import MARKER, hold_lock, nest_files, read_maker, write_atomic
 from .runtime import KEY, VERSION, Model, list_parts, open_model
 from ..metrics.metrics import macro_f1
 from ..models.complexity import count_parameters
-from ..models.folding import fold_batchnorm
+from ..models.surgery import fold_batchnorm
 
 # %% ../../nbs/deploy/02_formats.ipynb #c016
 class Deployable(nn.Module):

@@ -146,10 +146,11 @@ def save_figures(
     figures:dict[str, Figure], # file name without extension → figure
     folder:Path|str, # created if missing
     dpi:int=120, # dots per inch
+    bbox:str|None=None, # tight: cropped to what is drawn
 )->list[Path]: # the files
     "Save figures as PNG files."
     def render(fig):
-        fig.savefig(buffer := io.BytesIO(), format='png', dpi=dpi, facecolor='white')
+        fig.savefig(buffer := io.BytesIO(), format='png', dpi=dpi, facecolor='white', bbox_inches=bbox)
         return buffer.getvalue()
     return [write_atomically(Path(folder)/f'{name}.png', render(fig)) for name, fig in figures.items()]
 

