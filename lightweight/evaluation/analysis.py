@@ -94,7 +94,7 @@ def _overlay_heat(image, heat): # a saliency map (size, size) over an image (3, 
     colours = 255*plt.get_cmap('inferno')(heat)[..., :3]
     return Image.fromarray((image.permute(1, 2, 0).numpy()*(1 - share) + colours*share).round().astype(np.uint8))
 
-def _measure_focus(heat): # the smallest fraction of an image that holds half of its saliency, 0 to 0.5; nan: it has none
+def _measure_focus(heat): # the smallest fraction of an image that holds half of its saliency, 0 to 0.5; nan: none
     total = np.sort(heat.ravel())[::-1].cumsum()
     return float((np.searchsorted(total, total[-1]/2 - 1e-6) + 1)/heat.size) if total[-1] else float('nan')
 

@@ -113,9 +113,9 @@ def write_page(
         if blank := [c for c in (s.title, *s.tables, *s.figures) if not str(c).strip()]:
             raise ValueError(f'section {s.title!r}: {len(blank)} empty titles or captions')
     values = [json.dumps(v, ensure_ascii=False) for v in record['settings'].values()]
-    settings = pd.DataFrame(dict(setting=record['settings'].keys(), value=values))
+    settings, said = pd.DataFrame(dict(setting=record['settings'].keys(), value=values)), _describe_record(record)
     return write_sealed(path, _templates.get_template('page.html').render(
-        title=title, summary=summary, sections=sections, record=record, said=_describe_record(record), settings=settings))
+        title=title, summary=summary, sections=sections, record=record, said=said, settings=settings))
 
 # %% ../../nbs/evaluation/04_page.ipynb #n005
 class About(Settings):
@@ -123,7 +123,7 @@ class About(Settings):
     name:str = Field(min_length=1, description='of the model')
     licence:str = Field(pattern='^[A-Za-z0-9][A-Za-z0-9.+-]*$', description="of the weights, an id such as apache-2.0")
     dataset:str = Field('', description='name of the data; without it the card has no model index')
-    dataset_id:str = Field('', description='short name of the data for the model index; default: derived from `dataset`')
+    dataset_id:str = Field('', description='short name of the data for the model index; default: from `dataset`')
     datasets:list[str] = Field([], description='ids of datasets on the Hub')
     data:str = Field('', description='Markdown: origin of the photos, and their licences')
     counts:dict = Field({}, description="split → class → crops, as in the crop store's crops.json")
@@ -182,7 +182,9 @@ def _write_example(file, resize):
     return _templates.get_template('example.txt').render(file=file, resize=resize, grey=GREY)
 
 # %% ../../nbs/evaluation/04_page.ipynb #n020
-_templates.filters |= dict(plain=_escape, code=_write_code, fence=_pick_fence, table=lambda m: _write_table(tabulate(m)))
+def _write_entry(found): return _write_table(tabulate(found))
+
+_templates.filters |= dict(plain=_escape, code=_write_code, fence=_pick_fence, table=_write_entry)
 
 def _render_card(record, info, about):
     "Render a model card: Markdown with a YAML header."
