@@ -6,10 +6,7 @@
 __all__ = ['markdown', 'tabulate', 'Section', 'write_page', 'About', 'write_card']
 
 # %% ../../nbs/evaluation/04_page.ipynb #c003
-import base64
-import io
-import json
-import re
+import base64, io, json, re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

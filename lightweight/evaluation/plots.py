@@ -7,8 +7,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLO
            'write_key', 'need_columns', 'find_overlaps', 'spread_labels', 'draw_bars', 'show_images', 'save_results']
 
 # %% ../../nbs/evaluation/01_plots.ipynb #c002
-import io
-import textwrap
+import io, textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch

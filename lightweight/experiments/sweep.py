@@ -6,13 +6,7 @@
 __all__ = ['TABLE', 'SweepSettings', 'Run', 'plan_runs', 'check_names', 'sweep', 'main']
 
 # %% ../../nbs/experiments/03_sweep.ipynb #c003
-import fcntl
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
+import fcntl, json, os, re, signal, subprocess, sys
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import product
@@ -27,6 +21,7 @@ import psutil
 import yaml
 from joblib import cpu_count
 from pydantic import Field
+from tqdm import tqdm
 
 from ..core.console import hide_secrets, list_some, suggest
 from ..core.files import claim_folder, write_atomically
@@ -130,7 +125,24 @@ def _is_whole(run, path): # whether a notebook was executed to its end with the 
     notebook, noted = _read_notebook(path)
     return noted.get('parameters') == run.parameters and _find_stop(notebook) is None and run.record.is_file()
 
+def _settle_run(run): # rename a complete notebook to its final name; whether the run is finished
+    if _is_whole(run, run.running): run.running.replace(run.executed)
+    return _is_whole(run, run.executed)
+
 # %% ../../nbs/experiments/03_sweep.ipynb #c025
+def _share_cores(env, n_runs, n_cores): # environment of a run
+    return {'OMP_NUM_THREADS': str(max(1, n_cores//n_runs))} | dict(env)
+
+@contextmanager
+def _hold_folder(out, say=print): # yields the open lock, for processes to inherit
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out/'.lock', 'a') as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f'{out}: runs of another or a killed sweep are still going on here; waiting for them')
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
 def _start_run(run, root, env, lock): # start papermill with one parameter set
     text = yaml.safe_dump(run.parameters, sort_keys=False, allow_unicode=True)
     given = write_atomically(run.folder/'parameters.yaml', text)
@@ -150,42 +162,6 @@ def _stop_processes(processes, patience_s=5.0): # and their children; kill what 
         with suppress(psutil.NoSuchProcess): left.kill()
     psutil.wait_procs(stubborn, timeout=patience_s)
 
-# %% ../../nbs/experiments/03_sweep.ipynb #c029
-def _share_cores(env, n_runs, n_cores): # environment of a run
-    return {'OMP_NUM_THREADS': str(max(1, n_cores//n_runs))} | dict(env)
-
-# %% ../../nbs/experiments/03_sweep.ipynb #c032
-@contextmanager
-def _hold_folder(out, say=print): # yields the open lock, for processes to inherit
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out/'.lock', 'a') as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f'{out}: runs of another or a killed sweep are still going on here; waiting for them')
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
-
-# %% ../../nbs/experiments/03_sweep.ipynb #c035
-def _estimate_left(took, n_left, workers): # seconds; 0: unknown, since no run has ended well yet
-    return sum(took)/max(1, len(took))*n_left/max(1, min(workers, n_left))
-
-def _format_seconds(seconds):
-    if seconds < 120: return f'{seconds:.0f} s'
-    return f'{seconds/60:.0f} min' if seconds < 7200 else f'{seconds/3600:.1f} h'
-
-# %% ../../nbs/experiments/03_sweep.ipynb #c038
-def _explain_failure(run): # find the cell in which a run failed, and its error
-    lines = run.log.read_text(errors='replace').split('\n') if run.log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), 'no log')
-    notebook, _ = _read_notebook(run.failed)
-    if notebook is None: return '', last
-    cell = _find_stop(notebook)
-    if cell is None: return '', f'the notebook left no {run.record.name} in its folder {run.record.parent.name}'
-    error = next((f'{o.ename}: {o.evalue}' for o in cell.outputs if o.output_type == 'error'), last)
-    code = [line.strip() for line in cell.source.splitlines() if line.strip() and not line.startswith('#')]
-    return code[0] if code else '', ' '.join(error.split())
-
-# %% ../../nbs/experiments/03_sweep.ipynb #c040
 def _run_all(runs, start, workers): # yields each run that ended, and its seconds
     waiting, active = list(runs), {}
     try:
@@ -198,10 +174,20 @@ def _run_all(runs, start, workers): # yields each run that ended, and its second
                 yield run, perf_counter() - since
     finally: _stop_processes(active)
 
-# %% ../../nbs/experiments/03_sweep.ipynb #c046
-def _settle_run(run): # rename a complete notebook to its final name; whether the run is finished
-    if _is_whole(run, run.running): run.running.replace(run.executed)
-    return _is_whole(run, run.executed)
+# %% ../../nbs/experiments/03_sweep.ipynb #c035
+def _estimate_left(took, n_left, workers): # seconds; 0: unknown, since no run has ended well yet
+    return sum(took)/max(1, len(took))*n_left/max(1, min(workers, n_left))
+
+def _explain_failure(run): # find the cell in which a run failed, and its error
+    lines = run.log.read_text(errors='replace').split('\n') if run.log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), 'no log')
+    notebook, _ = _read_notebook(run.failed)
+    if notebook is None: return '', last
+    cell = _find_stop(notebook)
+    if cell is None: return '', f'the notebook left no {run.record.name} in its folder {run.record.parent.name}'
+    error = next((f'{o.ename}: {o.evalue}' for o in cell.outputs if o.output_type == 'error'), last)
+    code = [line.strip() for line in cell.source.splitlines() if line.strip() and not line.startswith('#')]
+    return code[0] if code else '', ' '.join(error.split())
 
 # %% ../../nbs/experiments/03_sweep.ipynb #c048
 _own = ('folder', 'status', 'wall_s', 'cell', 'error') # columns of every table; others are renamed
@@ -251,8 +237,8 @@ def _follow(ends, n, workers, took, failed, say): # settle each run as it ends, 
                 if run.running.exists(): run.running.replace(run.failed)
                 failed[run.name] = _explain_failure(run)
             left, status = _estimate_left(took, n - i, workers), 'failed' if run.name in failed else 'finished'
-            say(f'[{i}/{n}] {run.name}  {status} after {_format_seconds(seconds)}'
-                + f', about {_format_seconds(left)} left'*bool(left))
+            say(f'[{i}/{n}] {run.name}  {status} after {tqdm.format_interval(seconds)}'
+                + f', about {tqdm.format_interval(left)} left'*bool(left))
 
 def _run_missing(runs, workers, root, lock, say): # what failed: name → cell and error; why it stopped, or None
     todo, failed, stop = [run for run in runs if not _settle_run(run)], {}, None
@@ -287,9 +273,8 @@ def sweep(
     return table
 
 # %% ../../nbs/experiments/03_sweep.ipynb #c064
-def _run_command(s):
-    if 'failed' in sweep(s, say=partial(print, flush=True)).status.values: raise SystemExit(1)
-
 def main():
+    def command(s):
+        if 'failed' in sweep(s, say=partial(print, flush=True)).status.values: raise SystemExit(1)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings_main(SweepSettings, _run_command, prog='lightweight sweep')
+    settings_main(SweepSettings, command, prog='lightweight sweep')
