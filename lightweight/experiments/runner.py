@@ -7,9 +7,7 @@ __all__ = ['STEPS', 'Step', 'Group', 'Contestant', 'Goals', 'Plan', 'check_known
            'read_crop_settings', 'Run', 'list_runs', 'find_result', 'make_stores', 'read_note', 'Meter', 'make_run']
 
 # %% ../../nbs/experiments/01_runner.ipynb #n025
-import json
-import os
-import re
+import json, os, re
 from collections import namedtuple
 from collections.abc import Collection
 from importlib import import_module
