@@ -8,6 +8,7 @@ __all__ = ['TABLE', 'SweepSettings', 'Run', 'plan_runs', 'check_names', 'sweep',
 # %% ../../nbs/experiments/03_sweep.ipynb #c003
 import fcntl, json, os, re, signal, subprocess, sys
 from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,6 @@ import psutil
 import yaml
 from joblib import cpu_count
 from pydantic import Field
-from tqdm import tqdm
 
 from ..core.console import hide_secrets, list_some, suggest
 from ..core.files import claim_folder, write_atomically
@@ -237,8 +237,8 @@ def _follow(ends, n, workers, took, failed, say): # settle each run as it ends, 
                 if run.running.exists(): run.running.replace(run.failed)
                 failed[run.name] = _explain_failure(run)
             left, status = _estimate_left(took, n - i, workers), 'failed' if run.name in failed else 'finished'
-            say(f'[{i}/{n}] {run.name}  {status} after {tqdm.format_interval(seconds)}'
-                + f', about {tqdm.format_interval(left)} left'*bool(left))
+            say(f'[{i}/{n}] {run.name}  {status} after {timedelta(seconds=round(seconds))}'
+                + f', about {timedelta(seconds=round(left))} left'*bool(left))
 
 def _run_missing(runs, workers, root, lock, say): # what failed: name → cell and error; why it stopped, or None
     todo, failed, stop = [run for run in runs if not _settle_run(run)], {}, None
