@@ -240,7 +240,7 @@ RULES = {
         "resume": "its own states", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
         "distillation": "a cache of its own, filled piece by piece", "storage": "cuts a torn line off a journal",
         "download": "photos it has just fetched"}),
-    "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits", "page": "a figure it has just drawn"}),
+    "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits"}),
     "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds", "predict": "lines beside its bar"}),
 }
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from test_house import ROOT, run_opening
 
-from lightweight.experiments.plan import read_plan
+from lightweight.experiments.runner import read_plan
 from lightweight.core.settings import resolve_path
 
 RACE = "nbs/experiments/race.ipynb"

@@ -7,7 +7,6 @@ __all__ = ['Analysis', 'analyse', 'draw_figures']
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #c003
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -17,6 +16,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch.nn.functional import interpolate
+from torch.nn.modules.module import register_module_forward_hook
 
 import lightweight.evaluation.result_plots as report
 from .data_plots import plot_examples
@@ -25,68 +25,52 @@ from ..metrics.metrics import (bin_confidence, calibration_error, compute_metric
 from ..training.checkpoint import normalize_images
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #rc006
-_strengths = dict(blur=(.005, .01, .02, .03, .045), # sigma, as a fraction of the side
-                  noise=(.03, .06, .09, .13, .18), # standard deviation, as a fraction of the range
-                  jpeg=(60, 40, 25, 15, 8), # quality
-                  brightness=(.8, .6, .45, .3, .2), # factor
-                  contrast=(.7, .5, .35, .25, .15)) # factor
+def _blur_images(images, sigma):
+    sigma = sigma*images.shape[-1]
+    return F.gaussian_blur(images, 2*int(np.ceil(3*sigma)) + 1, sigma)
 
-def _corrupt_images(images, kind, strength, seed=0):
-    "Apply a corruption of severity 1 to 5 to uint8 images (n, 3, size, size); 0 = uncorrupted."
-    if kind not in _strengths: raise ValueError(f"unknown corruption {kind!r}; choose from {', '.join(_strengths)}")
-    if not 0 <= strength <= 5: raise ValueError(f'strength = {strength}; expected 0 (uncorrupted) to 5')
-    if strength == 0: return images
-    amount = _strengths[kind][strength - 1]
-    if kind == 'blur':
-        sigma = amount*images.shape[-1]
-        return F.gaussian_blur(images, 2*int(np.ceil(3*sigma)) + 1, sigma)
-    if kind == 'noise':
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-        return (images + 255*amount*noise).round().clamp(0, 255).to(torch.uint8)
-    if kind == 'jpeg': return torch.stack([F.jpeg(image, amount) for image in images])
-    return F.adjust_brightness(images, amount) if kind == 'brightness' else F.adjust_contrast(images, amount)
+def _add_noise(images, std, seed=0):
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return (images + 255*std*noise).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../../nbs/evaluation/05_analysis.ipynb #rc014
+def _compress_images(images, quality): return torch.stack([F.jpeg(image, quality) for image in images])
+
+_corruptions = dict(blur=(_blur_images, (.005, .01, .02, .03, .045)), # sigma, as a fraction of the side
+                    noise=(_add_noise, (.03, .06, .09, .13, .18)), # standard deviation, as a fraction of the range
+                    jpeg=(_compress_images, (60, 40, 25, 15, 8)), # quality
+                    brightness=(F.adjust_brightness, (.8, .6, .45, .3, .2)), # factor
+                    contrast=(F.adjust_contrast, (.7, .5, .35, .25, .15))) # factor
+
 def _measure_robustness(predict, images, targets):
-    "Macro-F1 on corrupted images, one row per corruption and severity."
-    def measure(kind, strength):
-        probs = predict(_corrupt_images(images, kind, strength))
-        return macro_f1(targets, probs.argmax(1), probs.shape[1])
-    clean = measure('blur', 0)
-    rows = [dict(corruption=kind, strength=i, macro_f1=measure(kind, i)) for kind in _strengths for i in range(1, 6)]
+    "Macro-F1 on corrupted uint8 images (n, 3, size, size), one row per corruption and severity, 1 to 5."
+    def measure(changed): return macro_f1(targets, (probs := predict(changed)).argmax(1), probs.shape[1])
+    clean = measure(images)
+    rows = [dict(corruption=kind, strength=i, macro_f1=measure(corrupt(images, amount)))
+            for kind, (corrupt, amounts) in _corruptions.items() for i, amount in enumerate(amounts, 1)]
     return pd.DataFrame(rows).assign(relative_f1=lambda t: t.macro_f1/clean if clean else float('nan'))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #gc005
-@contextmanager
-def _watch_maps(network):
-    "Record the last output with more than one position, in a list of one."
-    last = []
+def _run_watched(network, x):
+    "The scores of a network, and its last feature map (n, channels, side, side); another network is rejected."
+    last = [None]
     def keep(module, inputs, output):
-        if torch.is_tensor(output) and output.ndim > 2 and max(output.shape[2:]) > 1: last[:] = [output]
-    handles = [m.register_forward_hook(keep) for m in network.modules()]
-    try: yield last
-    finally:
-        for handle in handles: handle.remove()
-
-def _take_map(last):
-    "The last feature map (n, channels, side, side) of `_watch_maps`; another network is rejected."
-    if last and last[0].ndim == 4 and last[0].shape[2] == last[0].shape[3]: return last[0]
-    found = f'{tuple(last[0].shape[1:])} per image' if last else 'missing'
+        if torch.is_tensor(output) and output.ndim > 2 and max(output.shape[2:]) > 1: last[0] = output
+    with register_module_forward_hook(keep): scores = network(x)
+    if last[0] is not None and last[0].ndim == 4 and last[0].shape[2] == last[0].shape[3]: return scores, last[0]
+    found = 'missing' if last[0] is None else f'{tuple(last[0].shape[1:])} per image'
     raise ValueError(f'no feature map before the pooling: the last output with several positions is {found}; '
                      'Grad-CAM needs (channels, side, side)')
 
-def _has_map(network, img_size):
-    "Tell whether a network ends in a feature map, which Grad-CAM needs."
-    device = next(network.parameters()).device
-    with _watch_maps(network) as last, torch.no_grad(): network(torch.zeros(1, 3, img_size, img_size, device=device))
-    try: return bool(len(_take_map(last)))
+def _has_map(network, img_size): # whether a network ends in a feature map
+    try:
+        with torch.no_grad():
+            _run_watched(network, torch.zeros(1, 3, img_size, img_size, device=next(network.parameters()).device))
     except ValueError: return False
+    return True
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #gc013
-def _heat(network, x, numbers):
-    "Saliency of normalised images at the resolution of the feature map."
-    with _watch_maps(network) as last, torch.enable_grad(): scores = network(x.requires_grad_())
-    maps = _take_map(last)
+def _heat(network, x, numbers): # saliency of normalised images at the resolution of the feature map
+    with torch.enable_grad(): scores, maps = _run_watched(network, x.requires_grad_())
     numbers = scores.argmax(1) if numbers is None else numbers
     gradient, = torch.autograd.grad(scores.gather(1, numbers[:, None]).sum(), maps)
     return (gradient.mean((2, 3), keepdim=True)*maps).sum(1, keepdim=True).relu().detach()
@@ -105,21 +89,17 @@ def _grad_cam(network, images, mean, std, numbers=None, bs=32):
     return (heat/heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #gc021
-def _overlay_heat(image, heat):
-    "Draw a saliency map (size, size) over an image (3, size, size)."
+def _overlay_heat(image, heat): # a saliency map (size, size) over an image (3, size, size)
     share = .75*heat[..., None]
     colours = 255*plt.get_cmap('inferno')(heat)[..., :3]
     return Image.fromarray((image.permute(1, 2, 0).numpy()*(1 - share) + colours*share).round().astype(np.uint8))
 
-def _measure_focus(heat):
-    "The smallest fraction of an image that holds half of its saliency, 0 to 0.5; nan without any saliency."
+def _measure_focus(heat): # the smallest fraction of an image that holds half of its saliency, 0 to 0.5; nan: none
     total = np.sort(heat.ravel())[::-1].cumsum()
     return float((np.searchsorted(total, total[-1]/2 - 1e-6) + 1)/heat.size) if total[-1] else float('nan')
 
 def _plot_saliency(images, heats, names):
     "Show each image beside its saliency map, four pairs in a row."
-    if not len(images) == len(heats) == len(names):
-        raise ValueError(f'{len(images)} images, {len(heats)} heats, {len(names)} names; expected as many of each')
     plain = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     pairs = zip(plain, map(_overlay_heat, images, heats))
     focus = [f for f in map(_measure_focus, heats) if f == f]
@@ -151,8 +131,7 @@ def analyse(
                     _measure_robustness(predict, images, targets))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #c009
-def _plot_gradcam(rows, network, info, images, n):
-    "Show the regions on which some predictions are based, taken at equal distances."
+def _plot_gradcam(rows, network, info, images, n): # of predictions taken at equal distances
     some, classes = rows.index[::max(1, len(rows)//n)][:n], info['classes']
     names = [f'is {classes[rows.target[i]]}\npredicted {classes[rows.pred[i]]}' for i in some]
     return _plot_saliency(images[some], _grad_cam(network, images[some], info['mean'], info['std']), names)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from ..data.image import cut_box, open_photo
@@ -44,14 +44,6 @@ def plot_class_counts(
     return write_title(fig, title)
 
 # %% ../../nbs/evaluation/02_data_plots.ipynb #c022
-def _scale_by_doubling(ax, low, high):
-    "Make the x axis logarithmic, with ticks at powers of two."
-    ax.set_xscale('log', base=2)
-    powers = np.arange(np.floor(np.log2(low)), np.ceil(np.log2(high)) + 1)
-    ax.set_xticks(2**powers[::1 + len(powers)//12])
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.minorticks_off()
-
 @plain_text
 def plot_box_sizes(
     objects:pd.DataFrame, # one row per box: w, h and label (or category)
@@ -71,15 +63,14 @@ def plot_box_sizes(
     right.axvline(min_side, color=GREY, ls=':')
     for ax, ylabel in ((left, 'boxes'), (right, '')):
         ax.set(xlabel='long side of the box, pixels in the photo', ylabel=ylabel)
-        _scale_by_doubling(ax, data.side.min(), data.side.max())
+        ax.set_xscale('log', base=2)
+        ax.xaxis.set(major_locator=LogLocator(2, numticks=12), major_formatter='{x:g}')
     small = (data.side < min_side).mean()
     rest = f'{small:.0%} are under {min_side} px and are not cropped' if small else f'none is under {min_side} px'
     return write_title(fig, f'Half of the boxes are under {data.side.median():.0f} px; {rest}')
 
 # %% ../../nbs/evaluation/02_data_plots.ipynb #c026
-def plot_photos_per_batch(
-    photos:pd.DataFrame, # one row per photo: file_name relative to the root
-)->Figure:
+def plot_photos_per_batch(photos:pd.DataFrame)->Figure: # one row per photo: file_name relative to the root
     "Show the number of photos in each top-level folder."
     need_columns('photos', photos, ['file_name'])
     folder = photos.file_name.map(lambda name: name.split('/')[0] if '/' in name else '(no folder)')
@@ -92,9 +83,7 @@ def plot_photos_per_batch(
     return write_title(fig, f'{len(photos):,} photos in {len(counts)} folders; {largest} holds {share:.0%}')
 
 # %% ../../nbs/evaluation/02_data_plots.ipynb #c029
-def plot_boxes_per_photo(
-    photos:pd.DataFrame, # one row per photo: n_boxes
-)->Figure:
+def plot_boxes_per_photo(photos:pd.DataFrame)->Figure: # one row per photo: n_boxes
     "Show the distribution of the number of boxes per photo."
     n, most = need_columns('photos', photos, ['n_boxes']).n_boxes, 20      # photos with that many or more share a bar
     counts = n.clip(upper=most).value_counts().reindex(range(min(n.max(), most) + 1), fill_value=0)
@@ -137,20 +126,17 @@ def cut_examples(
     return cut, chosen.label.tolist()
 
 # %% ../../nbs/evaluation/02_data_plots.ipynb #c040
-_actions = dict(repaired=BLUE, kept=GREY, refused=VERMILION)
-
-def plot_findings(
-    findings:pd.DataFrame, # one row per annotation error: kind, action
-)->Figure:
+def plot_findings(findings:pd.DataFrame)->Figure: # one row per annotation error: kind, action
     "Show the number of annotation errors by kind and action."
     if not len(findings):
         fig, [ax] = make_axes((8, 1))
         ax.axis('off')
         return write_title(fig, 'No annotation errors found')
     need_columns('findings', findings, ['kind', 'action'])
+    colours = dict(repaired=BLUE, kept=GREY, refused=VERMILION)
     counts = _sort_rows(findings.groupby(['kind', 'action']).size().unstack('action', fill_value=0))
     fig, [ax] = make_axes((8, 1.5 + .3*len(counts)))
-    draw_bars(ax, counts[[a for a in _actions if a in counts]], _actions)
+    draw_bars(ax, counts[[a for a in colours if a in counts]], colours)
     ax.set_xlabel('annotation errors')
     write_key(fig)
     parts = ', '.join(f'{n:,} {action}' for action, n in findings.action.value_counts().items())

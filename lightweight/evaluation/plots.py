@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLOURS', 'plain_text', 'make_axes', 'write_title',
-           'write_key', 'need_columns', 'find_overlaps', 'spread_labels', 'draw_bars', 'show_images', 'save_figures',
-           'save_tables']
+           'write_key', 'need_columns', 'find_overlaps', 'spread_labels', 'draw_bars', 'show_images', 'save_results']
 
 # %% ../../nbs/evaluation/01_plots.ipynb #c002
-import io
-import textwrap
+import io, textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -79,17 +78,10 @@ def need_columns(
     return table
 
 # %% ../../nbs/evaluation/01_plots.ipynb #n003
-def find_overlaps(
-    fig:Figure, # any
-)->list: # pairs of overlapping texts, and texts that leave the figure
+def find_overlaps(fig:Figure)->list: # pairs of texts, and single texts
     "Find texts that overlap each other or leave the figure."
-    fig.draw_without_rendering()
-    texts = [*fig.texts, *(t for key in fig.legends for t in key.get_texts())]
-    for ax in fig.axes:
-        axes = [ax.xaxis, ax.yaxis] if ax.axison else []
-        texts += [t for axis in axes for tick in axis._update_ticks() for t in (tick.label1, tick.label2)]
-        legend = ax.get_legend().get_texts() if ax.get_legend() else []
-        texts += [axis.label for axis in axes] + [ax.title, *ax.texts, *legend]
+    texts = []
+    with patch.object(Text, 'draw', lambda text, renderer: texts.append(text)): fig.draw_without_rendering()
     shown = [t for t in texts if t.get_visible() and t.get_text().strip()]
     boxes = [(t.get_text(), t.get_window_extent().padded(-1)) for t in shown]
     page = fig.bbox.padded(2)
@@ -114,14 +106,10 @@ def draw_bars(
     colours:dict, # column → colour
 ):
     "Draw stacked horizontal bars, the first row on top, each with its total."
-    left = np.zeros(len(counts))
-    for column in counts:
-        colour = colours.get(column, BLUE)
-        ax.barh(range(len(counts)), counts[column], left=left, color=colour, label=str(column), height=.75)
-        left += counts[column].to_numpy()
-    for y, total in enumerate(left): ax.text(total, y, f' {total:,.0f}', va='center', fontsize=8, color='#333333')
-    ax.set_yticks(range(len(counts)), [str(name) for name in counts.index])
-    ax.set(ylim=(len(counts) - .4, -.6), xlim=(0, max(left.max(), 1)*1.1))
+    total, columns = counts.sum(axis=1), [colours.get(column, BLUE) for column in counts]
+    counts.plot.barh(stacked=True, ax=ax, color=columns, width=.75, legend=False)
+    for y, n in enumerate(total): ax.text(n, y, f' {n:,.0f}', va='center', fontsize=8, color='#333333')
+    ax.set(ylim=(len(counts) - .4, -.6), xlim=(0, max(total.max(), 1)*1.1), ylabel='')
     ax.grid(axis='x')
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -142,22 +130,17 @@ def show_images(
         ax.set_title('\n'.join(lines), fontsize=8, color=colour)
 
 # %% ../../nbs/evaluation/01_plots.ipynb #c093
-def save_figures(
-    figures:dict[str, Figure], # file name without extension → figure
+def save_results(
+    results:dict[str, Figure|pd.DataFrame], # file name without extension → figure or table
     folder:Path|str, # created if missing
-    dpi:int=120, # dots per inch
-    bbox:str|None=None, # tight: cropped to what is drawn
+    dpi:int=120, # of figures
+    bbox:str|None=None, # tight: figures are cropped to what is drawn
 )->list[Path]: # the files
-    "Save figures as PNG files."
-    def render(fig):
-        fig.savefig(buffer := io.BytesIO(), format='png', dpi=dpi, facecolor='white', bbox_inches=bbox)
-        return buffer.getvalue()
-    return [write_atomically(Path(folder)/f'{name}.png', render(fig)) for name, fig in figures.items()]
-
-def save_tables(
-    tables:dict[str, pd.DataFrame], # file name without extension → table
-    folder:Path|str, # created if missing
-)->list[Path]: # the files
-    "Save tables as CSV files; a named index becomes columns."
-    def write(table): return table.to_csv(index=table.index.name is not None, lineterminator='\n')
-    return [write_atomically(Path(folder)/f'{name}.csv', write(table)) for name, table in tables.items()]
+    "Save figures as PNG files, and tables as CSV files; a named index becomes columns."
+    def write(name, result):
+        if isinstance(result, pd.DataFrame):
+            text = result.to_csv(index=result.index.name is not None, lineterminator='\n')
+            return write_atomically(Path(folder)/f'{name}.csv', text)
+        result.savefig(buffer := io.BytesIO(), format='png', dpi=dpi, facecolor='white', bbox_inches=bbox)
+        return write_atomically(Path(folder)/f'{name}.png', buffer.getvalue())
+    return [write(*pair) for pair in results.items()]

@@ -22,9 +22,7 @@ from .plots import (BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, make_axes, nee
                                           plain_text, show_images, spread_labels, write_key, write_title)
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c055
-def plot_history(
-    history:pd.DataFrame, # one row per epoch: epoch, train_loss, valid_loss, macro_f1, accuracy
-)->Figure:
+def plot_history(history:pd.DataFrame)->Figure: # epoch, train_loss, valid_loss, macro_f1, accuracy
     "Show losses and metrics by epoch."
     need_columns('history', history, ['epoch', 'train_loss', 'valid_loss', 'macro_f1', 'accuracy'])
     fig, (left, right) = make_axes((11, 3.8), 1, 2, 'y')
@@ -43,9 +41,7 @@ def plot_history(
     return write_title(fig, f'Best validation macro-F1 {best.macro_f1:.3f}, in epoch {best.epoch:.0f} '
                             f'(the last is {history.epoch.iloc[-1]:.0f})')
 
-def plot_lr(
-    lrs:Sequence[float], # learning rate of every step
-)->Figure:
+def plot_lr(lrs:Sequence[float])->Figure: # learning rate of every step
     "Show the learning rate schedule of a training run."
     lrs = np.asarray(lrs, dtype=float)
     if not lrs.size: raise ValueError('lrs: there are no steps to draw')
@@ -56,9 +52,7 @@ def plot_lr(
     return write_title(fig, f'Learning rate up to {lrs.max():.3g}, reached after {peak:.0%} of {len(lrs):,} steps')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c049
-def plot_worth(
-    table:pd.DataFrame, # group, variation, worth, worth_low, worth_high (fractions); the base has the group ''
-)->Figure:
+def plot_worth(table:pd.DataFrame)->Figure: # group ('': the base), variation, worth, worth_low, worth_high
     "Show the difference of each variation to the base, with its confidence interval, in points of macro-F1."
     need_columns('table', table, ['group', 'variation', 'worth', 'worth_low', 'worth_high'])
     rows = table[table.group != '']
@@ -75,9 +69,7 @@ def plot_worth(
     return write_title(fig, f'{n} of {len(rows)} variations differ significantly from the base')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c052
-def plot_searches(
-    curves:Mapping[str, pd.DataFrame], # method → cpu_seconds, mean, low, high, from `average_curves`; lower is better
-)->Figure:
+def plot_searches(curves:Mapping[str, pd.DataFrame])->Figure: # method → cpu_seconds, mean, low, high; lower is better
     "Compare search methods: best score so far over CPU time."
     fig, [ax] = make_axes((8, 4), grid='y')
     for (name, curve), colour in zip(curves.items(), (BLUE, VERMILION, GREEN, GREY)):
@@ -91,8 +83,7 @@ def plot_searches(
     return write_title(fig, f'{min(ends, key=ends.get)} ends lowest: {scores}')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c064
-def _name_confusion(matrix, classes):
-    "Describe the most frequent error."
+def _name_confusion(matrix, classes): # the most frequent error
     wrong = matrix*(1 - np.eye(len(matrix), dtype=int))
     if not wrong.any(): return 'No errors'
     true, called = np.unravel_index(wrong.argmax(), wrong.shape)
@@ -120,9 +111,7 @@ def plot_confusion(
     return write_title(fig, _name_confusion(matrix, classes))
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c068
-def plot_per_class(
-    table:pd.DataFrame|Sequence[dict], # one row per class: class, n, precision, recall, f1
-)->Figure:
+def plot_per_class(table:pd.DataFrame|Sequence[dict])->Figure: # class, n, precision, recall, f1
     "Show precision, recall and F1 of each class, the best on top."
     table = need_columns('table', table, ['class', 'n', 'precision', 'recall', 'f1'])
     table = table.sort_values('f1', ascending=False, kind='stable', ignore_index=True)
@@ -141,8 +130,7 @@ def plot_per_class(
                             f'{best["class"]} the highest ({best.f1:.2f})')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c074
-def _rank_answers(targets, preds, probs):
-    "Positions of the errors and of the correct predictions, most confident first."
+def _rank_answers(targets, preds, probs): # positions of the errors and of the others, most confident first
     targets, preds, probs = np.asarray(targets), np.asarray(preds), np.asarray(probs)
     if probs.ndim != 2 or not len(targets) == len(preds) == len(probs):
         raise ValueError(f'probs: shape {probs.shape} for {len(targets)} targets and {len(preds)} preds; '
@@ -188,9 +176,7 @@ def plot_reliability(
     return write_title(fig, f'{100*abs(gap):.0f} points {kind} on average; expected calibration error {ece:.2f}')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c082
-def plot_sizes(
-    table:pd.DataFrame|Sequence[dict], # from `tabulate_sizes`: size, n, accuracy, low, high
-)->Figure:
+def plot_sizes(table:pd.DataFrame|Sequence[dict])->Figure: # from `tabulate_sizes`: size, n, accuracy, low, high
     "Show accuracy by object size, with confidence intervals; the title is about sizes with 20 crops or more."
     table = need_columns('table', table, ['size', 'n', 'accuracy', 'low', 'high'])
     x = range(len(table))
@@ -206,9 +192,7 @@ def plot_sizes(
                             f'worst {worst.accuracy:.0%} ({worst["size"]})')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c087
-def plot_corruptions(
-    table:pd.DataFrame, # from `analyse`: corruption, strength, relative_f1
-)->Figure:
+def plot_corruptions(table:pd.DataFrame)->Figure: # from `analyse`: corruption, strength, relative_f1
     "Show relative macro-F1 by kind and severity of corruption."
     need_columns('table', table, ['corruption', 'strength', 'relative_f1'])
     lines = table.pivot(index='strength', columns='corruption', values='relative_f1')
@@ -224,20 +208,16 @@ def plot_corruptions(
     return write_title(fig, f'{kind} has the largest effect: {left} at severity {lines.index[-1]}')
 
 # %% ../../nbs/evaluation/03_result_plots.ipynb #c090
-def plot_latency(
-    table:pd.DataFrame, # index: variant, perhaps 'baseline'; decode_ms, resize_ms, network_ms, path_ms, path_p90_ms
-)->Figure:
-    "Show the end-to-end latency of each variant by component, the fastest on top."
+def plot_latency(table:pd.DataFrame)->Figure: # variant: decode_ms, resize_ms, network_ms, path_ms, path_p90_ms
+    "Show the end-to-end latency of each variant, such as 'baseline', by component, the fastest on top."
     parts = dict(decode_ms=GREY, resize_ms=ORANGE, network_ms=BLUE)
     table = need_columns('table', table, [*parts, 'path_ms', 'path_p90_ms']).sort_values('path_ms')
-    y, left = range(len(table)), np.zeros(len(table))
-    fig, [ax] = make_axes((8, 1.8 + .36*len(table)), grid='x')
-    for part, colour in parts.items():
-        ax.barh(y, table[part], left=left, color=colour, label=part.removesuffix('_ms'), height=.7)
-        left += table[part].to_numpy()
-    ax.plot(table.path_p90_ms, y, '|', color='#333333', ms=12, label='end to end, 90th percentile')
-    ax.set_yticks(y, table.index)
-    ax.set(ylim=(len(table) - .4, -.6), xlabel='milliseconds per image (medians of the components)')
+    fig, [ax] = make_axes((8, 1.8 + .36*len(table)))
+    shown = table[list(parts)].rename(columns=lambda part: part.removesuffix('_ms'))
+    shown.plot.barh(stacked=True, ax=ax, color=list(parts.values()), width=.7, legend=False)
+    ax.grid(axis='x')
+    ax.plot(table.path_p90_ms, range(len(table)), '|', color='#333333', ms=12, label='end to end, 90th percentile')
+    ax.set(ylim=(len(table) - .4, -.6), xlabel='milliseconds per image (medians of the components)', ylabel='')
     write_key(fig)
     first, title = table.index[0], f'{table.index[0]}: {table.path_ms.iloc[0]:.2f} ms from file to label'
     if 'baseline' in table.index and first != 'baseline':

@@ -31,7 +31,7 @@ from ..data.cache import open_store
 from ..data.crops import name_crops, read_crops_info
 from ..deploy.runtime import open_model
 from ..deploy.timing import time_beside, time_reference
-from ..evaluation.plots import save_figures
+from ..evaluation.plots import save_results
 from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml
 from .train import TrainSettings, find_teacher, list_own_files as _list_run_files, pick_decisive
@@ -356,7 +356,7 @@ def _compress(c, schedule):
         raise StageStopped(f'{explain_stop(e)}. Finished steps are in {s.out}; run the command again to resume') from e
     table, path = _tabulate(results), _compare(c, results)
     figure, time = plot_steps(table, s.max_latency_ms), float(path.time.iloc[-1])
-    save_figures(dict(steps=figure), root/s.out, 144)
+    save_results(dict(steps=figure), root/s.out, 144)
     metrics = dict(best=best.path, macro_f1=best.facts['macro_f1'], time=time,
                    fast_enough=bool(0 < best.facts['latency_ms'] <= s.max_latency_ms), path=path.to_dict('records'),
                    steps=[r.facts for r in results], cpu_seconds=sum(r.facts['cpu_seconds'] for r in results))

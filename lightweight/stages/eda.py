@@ -20,7 +20,7 @@ from ..core.settings import WritePath, find_root, settings_main
 from ..data.coco import CocoData
 from ..data.objects import ObjectSettings, find_annotations, label_objects
 from ..data.splits import make_splits, measure_leak
-from ..evaluation.plots import save_figures, save_tables
+from ..evaluation.plots import save_results
 
 # %% ../../nbs/eda.ipynb #c005
 class EdaSettings(ObjectSettings):
@@ -78,7 +78,7 @@ def eda(
         coco, left_out, objects, photos = label_objects(s, root)
         tables = _make_tables(s, coco, left_out, objects)
         figures = _draw_figures(s, objects, tables, photos)
-        save_tables(tables, out); save_figures(figures, out)
+        for results in (tables, figures): save_results(results, out)
         metrics = dict(n_photos=len(coco.photos), boxes=tables['classes'].boxes.to_dict(),
                        leak=tables['leak'].seen.to_dict(), findings=coco.findings.kind.value_counts().to_dict())
         write_record(out/'record.json', make(metrics))

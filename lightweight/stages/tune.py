@@ -30,7 +30,7 @@ from ..data.crops import SHARED_FILES as _crop_files, name_crops, read_crops_inf
 from ..deploy.formats import find_format, open_untrained
 from ..deploy.runtime import Model
 from ..deploy.timing import count_cost, measure_cost, time_reference
-from ..evaluation.plots import save_figures
+from ..evaluation.plots import save_results
 from ..metrics.metrics import competition_score
 from ..models.build import build_network
 from ..search.results import choose_trial, correlate_ranks, count_trials, explain_lost, find_pareto_front
@@ -357,7 +357,7 @@ def _finish_study(search, make):
     _save_networks(search, chosen, front)
     pair = lambda t: (t.user_attrs['macro_f1'], t.user_attrs['latency_ms'])
     figures = plot_study(search.queue.study, 'score' if s.objective == 'score' else 'macro-F1', pair)
-    save_figures(figures, out/'figures', 110, 'tight')
+    save_results(figures, out/'figures', 110, 'tight')
     search.say(f'chosen: plan {int(chosen.plan)}, macro-F1 {chosen.macro_f1:.3f}, {chosen.latency_ms:.2f} ms; '
                f"{search.show(out/'chosen/train.yaml')}")
     return TuneResult(table, chosen, front, long, figures, record, out)
