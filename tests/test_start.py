@@ -5,7 +5,7 @@ from test_house import ROOT
 from lightweight.stages.crop import CropSettings, crop
 from lightweight.compression.pruning import prune_blocks, prune_network
 from lightweight.core.records import hash_file
-from lightweight.stages.train import TrainSettings, train
+from lightweight.stages.train import TrainSettings, apply_preset, prepare_run, train
 from lightweight.training.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
 from lightweight.models.surgery import list_widths
 
@@ -41,6 +41,11 @@ def test_pruned_network_is_trained_on(pruned, tmp_path):
 def test_a_start_has_its_own_network(pruned, tmp_path, options, message):
     with pytest.raises(ValueError, match=f"{message}: start = .* has its own network"):
         train(TrainSettings(start=str(pruned), out=str(tmp_path/"run"), **options, **QUICK), ROOT)
+
+
+def test_a_preset_leaves_the_network_to_the_start(pruned, tmp_path):
+    settings = apply_preset(TrainSettings(preset="recommended", start=str(pruned), out=str(tmp_path/"run"), **QUICK))
+    assert settings.lr == 2.02e-3 and list_widths(prepare_run(settings, ROOT).network) == list_widths(load_checkpoint(pruned)[0])
 
 
 def test_a_start_that_cannot_be(pruned, tmp_path):
