@@ -22,12 +22,21 @@ class CrossEntropy(nn.Module):
     def __init__(self,
         n_classes:int, # number of logits
         smoothing:float=0., # label smoothing, 0 ≤ … < 1
+        offsets:torch.Tensor=None, # of each class, added to the logits
+        weights:torch.Tensor=None, # of each class
+        gamma:float=0., # focusing parameter of focal loss, ≥ 0
     ):
         super().__init__()
-        self.n_classes, self.smoothing, self.reduction = n_classes, smoothing, 'mean'
+        self.n_classes, self.smoothing, self.gamma, self.reduction = n_classes, smoothing, gamma, 'mean'
+        self.register_buffer('offsets', torch.zeros(n_classes) if offsets is None else offsets, persistent=False)
+        self.register_buffer('weights', torch.ones(n_classes) if weights is None else weights, persistent=False)
 
     def forward(self, logits, targets):
-        losses = -(self.soft_targets(targets) * self.weigh(self.log_probs(logits))).sum(1)
+        logits, device = logits.as_subclass(torch.Tensor).float(), logits.device
+        log_probs = F.log_softmax(logits + self.offsets.to(device), dim=1)
+        weights = self.weights.to(device)
+        if self.gamma: weights = weights*(-torch.expm1(log_probs)).clamp_min(1e-12)**self.gamma
+        losses = -(self.soft_targets(targets)*weights*log_probs).sum(1)
         return losses if self.reduction == 'none' else getattr(losses, self.reduction)()
 
     def soft_targets(self, targets):
@@ -35,43 +44,15 @@ class CrossEntropy(nn.Module):
         soft = targets.float() if targets.is_floating_point() else F.one_hot(targets.long(), self.n_classes).float()
         return soft*(1 - self.smoothing) + self.smoothing/self.n_classes
 
-    def log_probs(self, logits): return F.log_softmax(logits.as_subclass(torch.Tensor).float(), dim=1)
-    def weigh(self, log_probs): return log_probs
     def activation(self, logits): return logits.float().softmax(dim=-1)
     def decodes(self, logits): return logits.argmax(dim=-1)
 
 # %% ../../nbs/training/01_losses.ipynb #c010
-class _LogitAdjusted(CrossEntropy):
-    "Cross-entropy of logits plus the log-frequencies of the classes"
-    def __init__(self, counts:Sequence[int], tau:float=1., smoothing:float=0.):
-        super().__init__(len(counts), smoothing)
-        counts = torch.as_tensor(counts, dtype=torch.float64)
-        self.register_buffer('adjustment', (tau*(counts/counts.sum()).log()).float(), persistent=False)
+def _log_frequencies(counts): return (counts/counts.sum()).log()
 
-    def log_probs(self, logits): return super().log_probs(logits + self.adjustment.to(logits.device))
-
-# %% ../../nbs/training/01_losses.ipynb #c013
 def _class_weights(counts, beta): # mean 1
-    counts = torch.as_tensor(counts, dtype=torch.float64)
     weights = (1 - beta)/(1 - beta**counts)
-    return (weights/weights.mean()).float()
-
-class _ClassBalanced(CrossEntropy):
-    "Cross-entropy weighted by the inverse effective number of samples of each class"
-    def __init__(self, counts:Sequence[int], beta:float=.999, smoothing:float=0.):
-        super().__init__(len(counts), smoothing)
-        self.register_buffer('weights', _class_weights(counts, beta), persistent=False)
-
-    def weigh(self, log_probs): return log_probs * self.weights.to(log_probs.device)
-
-# %% ../../nbs/training/01_losses.ipynb #c019
-class _Focal(CrossEntropy):
-    "Cross-entropy that down-weights well-classified crops"
-    def __init__(self, n_classes:int, gamma:float=2., smoothing:float=0.):
-        super().__init__(n_classes, smoothing)
-        self.gamma = gamma
-
-    def weigh(self, log_probs): return log_probs * (-torch.expm1(log_probs)).clamp_min(1e-12)**self.gamma
+    return weights/weights.mean()
 
 # %% ../../nbs/training/01_losses.ipynb #c025
 def make_loss(
@@ -81,17 +62,14 @@ def make_loss(
     gamma:float=2., # focusing parameter, ≥ 0 (focal only)
     tau:float=1., # strength of the adjustment, ≥ 0 (logit_adjusted only)
     beta:float=.999, # 0 ≤ beta < 1: towards 1 = inverse frequency (class_balanced only)
-)->nn.Module: # called with (logits, targets), returns a scalar
+)->CrossEntropy: # called with (logits, targets), returns a scalar
     "Create a loss for classes with these counts."
-    counts, limits = [int(c) for c in counts], dict(smoothing=1, gamma=float('inf'), tau=float('inf'), beta=1)
+    counts = [int(c) for c in counts]
     if len(counts) < 2: raise ValueError(f'counts: {counts}; expected one count per class, for at least 2 classes')
     if empty := [i for i, c in enumerate(counts) if c < 1]:
         raise ValueError(f'counts: no training crops for class number {empty} in {counts}; expected at least 1 each')
-    for (key, end), value in zip(limits.items(), (smoothing, gamma, tau, beta)):
-        if not 0 <= value < end: raise ValueError(f'{key}: {value}; expected from 0 to below {end}')
-    losses = dict(cross_entropy=lambda: CrossEntropy(len(counts), smoothing),
-                  logit_adjusted=lambda: _LogitAdjusted(counts, tau, smoothing),
-                  class_balanced=lambda: _ClassBalanced(counts, beta, smoothing),
-                  focal=lambda: _Focal(len(counts), gamma, smoothing))
-    if name not in losses: raise ValueError(f'unknown loss {name!r}{suggest(name, losses)}')
-    return losses[name]()
+    counts = torch.tensor(counts, dtype=torch.float64)
+    own = dict(cross_entropy={}, logit_adjusted=dict(offsets=(tau*_log_frequencies(counts)).float()),
+               class_balanced=dict(weights=_class_weights(counts, beta).float()), focal=dict(gamma=gamma))
+    if name not in own: raise ValueError(f'unknown loss {name!r}{suggest(name, own)}')
+    return CrossEntropy(len(counts), smoothing, **own[name])
