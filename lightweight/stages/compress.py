@@ -40,7 +40,7 @@ from ..training.checkpoint import load_checkpoint, normalize_images, predict_ima
 from ..training.autotune import resolve_auto
 from ..training.distillation import LOGITS_FILES
 from ..training.losses import make_loss
-from ..training.runs import choose_device, explain_stop, measure_f1, open_split
+from ..training.checkpoint import choose_device, explain_stop, measure_f1, open_split
 
 # %% ../../nbs/compress.ipynb #c006
 class CompressSettings(Settings):
