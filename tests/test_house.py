@@ -237,7 +237,7 @@ WRITES = r"""\bopen\([^)\n]*['"](?:[wax]b?\+?|r\+b?)['"]|\.write_(?:text|bytes)\
 RULES = {
     "writes or deletes files": (WRITES, {
         "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "cache": "a cache of its own",
-        "resume": "its own states", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
+        "checkpoint": "states of a training", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
         "distillation": "a cache of its own, filled piece by piece", "storage": "cuts a torn line off a journal",
         "download": "photos it has just fetched"}),
     "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits"}),

@@ -11,8 +11,7 @@ from lightweight.data.sample import make_sample
 from lightweight.core.settings import StageStopped
 from lightweight.stages.teach import TeachSettings, teach
 from lightweight.stages.train import TrainSettings, train
-from lightweight.training.checkpoint import read_checkpoint_info
-from lightweight.training.runs import _explain_rest
+from lightweight.training.checkpoint import _explain_rest, read_checkpoint_info
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 

@@ -37,7 +37,7 @@ from .train import prepare_run, settle_run, train_once
 from ..training.checkpoint import load_checkpoint, predict_images, save_checkpoint
 from ..training.distillation import LOGITS_FILES
 from ..training.losses import make_loss
-from ..training.runs import explain_stop, measure_f1, open_split
+from ..training.checkpoint import choose_device, explain_stop, measure_f1, open_split
 
 # %% ../../nbs/compress.ipynb #c006
 class CompressSettings(Settings):

@@ -30,8 +30,7 @@ from ..metrics.metrics import competition_score, macro_f1, tabulate_probabilitie
 from ..models.build import build_network, normalization
 from ..models.complexity import describe_network
 from .export import ExportSettings, export
-from ..training.checkpoint import load_checkpoint, predict_images
-from ..training.runs import measure_f1, open_split
+from ..training.checkpoint import load_checkpoint, measure_f1, open_split, predict_images
 
 # %% ../../nbs/evaluate.ipynb #c006
 class EvaluateSettings(Settings):

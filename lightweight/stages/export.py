@@ -22,8 +22,7 @@ from ..data.crops import read_crops_info
 from ..deploy.formats import Limits, check_export, export_formats, list_own_files, make_deployable
 from ..deploy.formats import make_metadata, read_table, to_pixels
 from ..metrics.metrics import tabulate_probabilities
-from ..training.checkpoint import load_checkpoint, predict_images
-from ..training.runs import open_split
+from ..training.checkpoint import load_checkpoint, open_split, predict_images
 
 # %% ../../nbs/export.ipynb #c006
 class ExportSettings(Settings):

@@ -23,8 +23,8 @@ from ..data.crops import read_crops_info
 from ..data.loaders import use_threads
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
-from ..training.checkpoint import load_checkpoint
-from ..training.runs import check_kept, choose_device, record_stop, resume_or_clear
+from ..training.checkpoint import check_kept, choose_device, load_checkpoint, record_stop, resume_or_clear
+from ..training.learner import fit
 
 # %% ../../nbs/teach.ipynb #c006
 class TeachSettings(Settings):
@@ -84,7 +84,7 @@ _arrays = (f'patches-{HEX16}-*px.npy', f'features-{HEX16}.npy')
 
 def list_own_files()->tuple[str, ...]: # patterns
     "List the files of a run folder."
-    return 'record.json', 'features.safetensors', 'features.json', 'history.csv', 'resume-[01].state'
+    return 'record.json', 'features.safetensors', 'features.json', 'history.csv', 'history.jsonl', 'resume-[01].state'
 
 def list_cached_files()->tuple[str, ...]: # patterns
     "List the files of the cache folder."
@@ -137,12 +137,11 @@ def _open_data(s, root, teacher, say):
 def _teach(s, root, out, split, teacher, device, say, make):
     table, patches, targets, key = _open_data(s, root, teacher, say)
     network, mean, std = build_student(s, root)
-    dls = features.make_patch_loaders(table, patches, targets, mean, std, s.bs, device)
     info = dict(img_size=s.img_size, mean=list(mean), std=list(std), split=split,
                 teacher=features.hash_network(teacher), settings=_pick_decisive(s))
-    learn = features.make_feature_learner(network, dls, s, out, info, key, say)
+    learn = features.make_feature_learner(network, table, patches, targets, s, out, info, device, key, say)
     if resumed := resume_or_clear(learn, s.resume, out, 'teach', list_own_files(), s.epochs): say(resumed)
-    try: history = features.fit_features(learn, s)
+    try: history = fit(learn)
     except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as e:
         best = max(-1.0, learn.keeper.best)
         raise record_stop(e, learn, make, out, 'features.safetensors', best_cosine=best) from e

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 import lightweight.training.distillation as distillation
-import lightweight.training.runs as runs
+import lightweight.training.checkpoint as runs
 from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import hash_data, hash_file, read_record, start_record, write_record
 from ..core.settings import ReadPath, WritePath, find_root, read_yaml, resolve_path, settings_main
@@ -30,10 +30,9 @@ from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
 from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.checkpoint import load_checkpoint, read_checkpoint_info
-from ..training.distributed import broadcast, join_world, main_first, run_folder, share_training
+from ..training.distributed import join_world, run_folder, share_training
 from ..training.learner import TrainingSettings, fit, make_learner
 from ..training.losses import make_loss
-from ..training.resume import find_state
 from ..training.trackers import TRACKER_FILES, check_tracker, follow_run
 
 # %% ../../nbs/train.ipynb #c006
@@ -206,14 +205,14 @@ def train(
     make = start_record('train', s, root)
     check_tracker(s.tracker)
     with join_world(env or {}, device) as world:
-        with main_first(world): run = prepare_run(s, root)
+        with world.main_first(): run = prepare_run(s, root)
         with run_folder(root/s.out, world, partial(claim_folder, **_list_places(s, root))) as out:
             return _train(s, root, out, run, world, bar and world.main, say if world.main else lambda line: None, make)
 
 def _train(s, root, out, run, world, bar, say, make):
-    inputs, state = _hash_inputs(s, root), find_state(out) if s.resume else None
+    inputs, state = _hash_inputs(s, root), runs.find_state(out) if s.resume else None
     key = hash_data([inputs, world.size, pick_decisive(s)])
-    settled, choices = broadcast(settle_run(s, run, state if state and state['key'] == key else None), world)
+    settled, choices = world.broadcast(settle_run(s, run, state if state and state['key'] == key else None))
     chosen = json.dumps({k: v for k, v in settled if v != getattr(s, k)})
     learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, run.cbs, key, chosen)
     resumed = runs.resume_or_clear(learn, s.resume, out, 'train', list_own_files(), s.freeze_epochs + s.epochs)
@@ -221,7 +220,7 @@ def _train(s, root, out, run, world, bar, say, make):
     try:
         with follow_run(s.tracker if world.main else 'none', out, s.model_dump(), run.info) as followers:
             learn.add_cbs(followers)
-            history = fit(share_training(learn, world), settled)
+            history = fit(share_training(learn, world))
             learn.remove_cbs(followers)  # so that later predictions write nothing
     except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as e:
         best = max(0.0, learn.keeper.best)
