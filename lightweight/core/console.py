@@ -127,11 +127,7 @@ def open_progress(
     options |= dict(file=_Lines(say), mininterval=every_s, delay=every_s, miniters=1, smoothing=0, position=0)
     return tqdm(**options, bar_format='{desc}: {n:,}' + of + ' {unit}, {elapsed_s:.0f} s' + left)
 
-def track(
-    items:Iterable, # items to process
-    *args, # of `open_progress`
-    **kwargs, # of `open_progress`
-)->Iterator:
+def track(items:Iterable, *args, **kwargs)->Iterator: # arguments as in `open_progress`
     "Iterate over items and show the progress."
     with open_progress(*args, **kwargs) as progress:
         for item in items:

@@ -6,8 +6,8 @@
 __all__ = ['Analysis', 'analyse', 'draw_figures']
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #c003
+from collections import namedtuple
 from collections.abc import Callable
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -108,12 +108,8 @@ def _plot_saliency(images, heats, names):
     return plot_examples([p for pair in pairs for p in pair], [t for name in names for t in (name, '')], 8, title)
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #c005
-class Analysis(NamedTuple):
-    "Where a classifier is wrong."
-    per_class:pd.DataFrame # class, n, n_predicted, precision, recall, f1
-    calibration:dict # ece, bins
-    by_size:pd.DataFrame # size, n, accuracy, low, high
-    corruptions:pd.DataFrame # corruption, strength, macro_f1, relative_f1
+# Tables of F1 per class, accuracy by object size and macro-F1 by corruption; calibration: a dict of ece and bins
+Analysis = namedtuple('Analysis', 'per_class calibration by_size corruptions')
 
 def analyse(
     rows:pd.DataFrame, # crops with target, pred, w, h

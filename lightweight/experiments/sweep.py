@@ -7,13 +7,14 @@ __all__ = ['TABLE', 'SweepSettings', 'Run', 'plan_runs', 'check_names', 'sweep',
 
 # %% ../../nbs/experiments/03_sweep.ipynb #c003
 import fcntl, json, os, re, signal, subprocess, sys
+from collections import namedtuple
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import nbformat
 import pandas as pd
@@ -63,14 +64,8 @@ def _list_variations(s): # list every run with every combination of the grid
     return made
 
 # %% ../../nbs/experiments/03_sweep.ipynb #c014
-class Run(NamedTuple):
-    "One parameter set, and the places of its files."
-    name:str # of its folder
-    varied:dict # the parameters that distinguish it
-    parameters:dict # all parameters of the notebook
-    folder:Path # of the run
-    notebook:Path # to be run
-
+class Run(namedtuple('Run', 'name varied parameters folder notebook')):
+    "One parameter set (those that distinguish the run, and all of them), and the places of its files."
     executed = property(lambda self: self.folder/self.notebook.name)
     running = property(lambda self: self.folder/'running.ipynb')
     failed = property(lambda self: self.folder/'failed.ipynb')
