@@ -9,9 +9,9 @@ from lightweight.stages.compare import CompareSettings, check_plan
 from lightweight.core.files import find_foreign
 from lightweight.core.settings import read_yaml
 
-OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda list_own_files", "evaluate list_own_files", "export list_own_files", "measure _files",
-       "train list_own_files", "teach list_own_files", "teach list_cached_files", "compress list_own_files", "compare list_places",
-       "tune list_own_files", "race list_own_files"]
+OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda OWN_FILES", "evaluate list_own_files", "export list_own_files", "measure _files",
+       "train OWN_FILES", "teach OWN_FILES", "teach CACHED_FILES", "compress OWN_FILES", "compare list_places",
+       "tune OWN_FILES", "race list_own_files"]
 PLACES = {"crop": "data.crops"}
 EXACT = {"benchmark", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 

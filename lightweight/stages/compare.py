@@ -22,7 +22,7 @@ from ..deploy.formats import open_untrained
 from ..deploy.timing import time_beside, time_reference
 from ..metrics.metrics import t_interval
 from ..models.complexity import describe_network
-from .train import TrainSettings, build_from, list_own_files, train_once
+from .train import OWN_FILES as _run_files, TrainSettings, build_from, train_once
 from ..training.checkpoint import load_checkpoint
 
 # %% ../../nbs/compare.ipynb #c006
@@ -89,7 +89,7 @@ def list_places(
 )->dict: # arguments of `check_folder` and `claim_folder`
     "List what a comparison reads and writes."
     folders = ('*-[0-9]*', *(glob.escape(_name_folder(*key, seed)) for key in plan for seed in s.seeds))
-    runs = [file for name in folders for file in nest_files(name, list_own_files(), previous=True)]
+    runs = [file for name in folders for file in nest_files(name, _run_files, previous=True)]
     reads = {k if k == 'crops' else f"{' '.join(key).strip()}: {k}": path
              for key, t in plan.items() for k, path in t.list_reads(root).items()}
     return dict(out=root/s.out, stage='compare', files=('runs.csv', 'worth.csv', 'record.json', *runs),
