@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'describe_value', 'enclose', 'derive_box', 'is_id', 'parse_c
 
 # %% ../../nbs/data/04_annotation.ipynb #c003
 import json, math, re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -127,37 +128,8 @@ def parse_coco(
     return _read_numbers(coco)
 
 # %% ../../nbs/data/04_annotation.ipynb #n014
-KINDS = { # kind of finding: what it means
-    'number in another form': 'a number is written as a text or a fraction, such as "1" or 1.0',
-    'shared category name': 'two categories have one name; they are counted by id',
-    'bad photo entry': 'an entry of images lacks a usable id, file_name or size',
-    'duplicate photo id': 'two entries of images share an id; the first counts',
-    'photo listed twice': 'two entries of images refer to the same file',
-    'leaves the root': 'a file_name leads out of the folder of photos',
-    'missing photo': 'there is no such file',
-    'undecodable photo': 'the file is damaged, no picture, or too large',
-    'deep pixels': 'more than 8 bits a pixel, and white is guessed',
-    'size not recorded': 'width and height are taken from the photo',
-    'wrong recorded size': 'the photo has another size than the file says',
-    'EXIF orientation': 'the photo is stored turned; it is read upright',
-    'bad annotation entry': 'an entry of annotations lacks a usable id, image_id, category_id or iscrowd',
-    'unknown photo': 'image_id is the id of no photo',
-    'photo refused': 'the photo of this box was refused',
-    'unknown category id': 'category_id is the id of no category',
-    'crowd region': 'iscrowd is 1: a heap, not an object',
-    'bad box': 'bbox is not four numbers left, top, width, height',
-    'box from segmentation': 'there is no usable bbox; it is taken from the segmentation',
-    'fields disagree': 'area or segmentation does not fit the bbox, which counts',
-    'boxes as shares': 'the box lies within 0 to 1: probably shares of the photo, not pixels',
-    'whole file': 'the boxes of the file as a whole do not fit its photos',
-    'zero-area box': 'the box has no width or no height',
-    'box outside': 'no part of the box is in the photo',
-    'box partly outside': 'the box was cut at the edge of the photo',
-    'fractional box': 'the box was widened to whole pixels',
-    'duplicate annotation id': 'another annotation has this id',
-    'duplicate box': 'the same box of the same photo under another id, with the same category; the first counts',
-    'contradicting labels': 'the same box of the same photo has several categories; none counts',
-    'repeated annotation': 'the same id, photo, category and box once more'}
+_texts = files('lightweight')/'templates'/'findings.json'
+KINDS = json.loads(_texts.read_text(encoding='utf-8')) # kind of finding: what it means
 
 def find_entry_fault(entry:Any)->tuple[str, str]|None: # kind and sentence, None if it is sound
     "Find what is wrong with an entry of images."
