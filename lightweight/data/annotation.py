@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'describe_value', 'enclose', 'derive_box', 'is_id', 'parse_c
            'find_shape_fault', 'find_file_fault']
 
 # %% ../../nbs/data/04_annotation.ipynb #c003
-import csv, json, math, re
+import json, math, re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,8 @@ def parse_coco(
     return _read_numbers(coco)
 
 # %% ../../nbs/data/04_annotation.ipynb #n014
-_table = (files('lightweight')/'templates/findings.csv').read_text(encoding='utf-8')
-KINDS = dict(csv.reader(_table.splitlines()[1:])) # kind of finding: what it means
+_texts = files('lightweight')/'templates'/'findings.json'
+KINDS = json.loads(_texts.read_text(encoding='utf-8')) # kind of finding: what it means
 
 def find_entry_fault(entry:Any)->tuple[str, str]|None: # kind and sentence, None if it is sound
     "Find what is wrong with an entry of images."
