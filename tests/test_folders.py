@@ -9,7 +9,7 @@ from lightweight.stages.compare import CompareSettings, check_plan
 from lightweight.core.files import find_foreign
 from lightweight.core.settings import read_yaml
 
-OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda OWN_FILES", "evaluate list_own_files", "export list_own_files", "measure _files",
+OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda OWN_FILES", "evaluate OWN_FILES", "export list_own_files", "measure _files",
        "train OWN_FILES", "teach OWN_FILES", "teach CACHED_FILES", "compress OWN_FILES", "compare list_places",
        "tune OWN_FILES", "race list_own_files"]
 PLACES = {"crop": "data.crops"}

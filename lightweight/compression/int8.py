@@ -35,8 +35,7 @@ def _list_layers(model):
     table = pd.DataFrame(rows, columns=['layer', 'node', 'groups', 'weights'])
     return table.assign(wide=(table.groups == 1) & (table.weights >= _least_weights))
 
-def _choose_layers(model, ignored=()):
-    "The rows of `_list_layers` that are worth quantizing."
+def _choose_layers(model, ignored=()): # the rows of `_list_layers` that are worth quantizing
     table = _list_layers(model)
     if unknown := [name for name in ignored if name not in set(table.layer)]:
         raise ValueError(f'ignored: there is no convolution {unknown[0]!r}{suggest(unknown[0], list(table.layer))}')
@@ -46,22 +45,19 @@ def _choose_layers(model, ignored=()):
                      f'has {_least_weights} weights or more, and is not ignored')
 
 # %% ../../nbs/compression/02_int8.ipynb #c014
-def _run_onnx(model, images):
-    "Run a graph in memory with ONNX Runtime on one thread; the probabilities."
+def _run_onnx(model, images): # run a graph in memory with ONNX Runtime on one thread; the probabilities
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
     return np.concatenate([session.run(None, {'images': image[None]})[0] for image in images])
 
-def _run_openvino(model, images):
-    "Run a graph in memory with OpenVINO on one thread; the probabilities."
+def _run_openvino(model, images): # run a graph in memory with OpenVINO on one thread; the probabilities
     import openvino
     compiled = openvino.compile_model(model, 'CPU', dict(INFERENCE_NUM_THREADS=1, INFERENCE_PRECISION_HINT='f32'))
     return np.concatenate([compiled(image[None])[0] for image in images])
 
-def _check_calibration(model, images):
-    "Refuse images that do not fit the network."
+def _check_calibration(model, images): # refuse images that do not fit the network
     size = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
     found = f'{images.dtype} {images.shape}' if isinstance(images, np.ndarray) else type(images).__name__
     if not found.startswith('uint8') or list(images.shape[1:]) != size or not len(images):
@@ -88,8 +84,7 @@ def _quantize_onnx(model, images, ignored=()):
                         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
         return onnx.load(path)
 
-def _quantize_openvino(model, images, ignored=()):
-    "Quantise the wide convolutions of a graph for OpenVINO, with NNCF."
+def _quantize_openvino(model, images, ignored=()): # quantise the wide convolutions of a graph for OpenVINO, with NNCF
     import openvino
     nodes = _choose_layers(model, ignored).node.tolist()
     _check_calibration(model, images)

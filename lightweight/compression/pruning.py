@@ -28,8 +28,7 @@ from ..models.surgery import drop_blocks, list_blocks, update_recipe
 # %% ../../nbs/compression/01_pruning.ipynb #c006
 def _name(network): return getattr(network, 'recipe', {}).get('name', type(network).__name__)
 
-def _trace_channels(network, img_size=64):
-    "Trace which layers share channels; all parameters must be trainable."
+def _trace_channels(network, img_size=64): # trace which layers share channels; all parameters must be trainable
     x = torch.zeros(1, 3, img_size, img_size, device=next(network.parameters()).device)
     with torch.enable_grad():
         try: return tp.DependencyGraph().build_dependency(network, [x], verbose=False)
@@ -45,24 +44,21 @@ def _is_prunable(node):
     flat = node.type != OPTYPE.RESHAPE or len(getattr(node.grad_fn, '_saved_self_sym_sizes', ())) in (2, 4)
     return node.type in _prunable and flat
 
-def _is_independent(graph, group):
-    "Whether any channel can be removed without others, tried with two halves."
+def _is_independent(graph, group): # whether any channel can be removed without others, tried with two halves
     if not any(dep.target.type == OPTYPE.CONCAT for dep, _ in group): return True
     root, n = group[0], len(group[0].idxs)
     halves = list(range(n//2)), list(range(0, n, 2))
     prune = lambda half: graph.get_pruning_group(root.dep.target.module, root.dep.handler, half)
     return all(sorted(prune(half)[0].idxs) == half for half in halves)
 
-def _start_narrow(graph, group):
-    "The same group, starting at its narrowest layer."
+def _start_narrow(graph, group): # the same group, starting at its narrowest layer
     roots = [dep.target.module for dep, _ in group
              if dep.target.type == OPTYPE.CONV and graph.is_out_channel_pruning_fn(dep.handler)]
     root = min(roots, key=lambda m: m.out_channels, default=group[0].dep.target.module)
     prune, n = graph.get_pruner_of_module(root).prune_out_channels, graph.get_out_channels(root)
     return graph.get_pruning_group(root, prune, list(range(n)))
 
-def _find_groups(graph):
-    "List the groups of channels that can be pruned."
+def _find_groups(graph): # list the groups of channels that can be pruned
     groups = graph.get_all_groups(ignored_layers=list(graph.model.classifier.modules()))
     groups = [g for g in groups if all(_is_prunable(dep.target) for dep, _ in g)]
     groups = [g if _is_independent(graph, g) else _start_narrow(graph, g) for g in groups]
@@ -105,8 +101,7 @@ def _fit_width(wanted, whole, now, step=8, shared=1, max_ratio=0.9):
     "Round the wanted width, of `whole` channels before pruning, to a multiple of `step` and of `shared`."
     return min(now, round_width(max(wanted, whole*(1 - max_ratio)), math.lcm(step, shared)))
 
-def _list_wanted(channels, whole, ratio, scope):
-    "The number of channels that each group would keep without rounding."
+def _list_wanted(channels, whole, ratio, scope): # the number of channels that each group would keep without rounding
     if scope == 'layer': return [whole[c.root]*(1 - ratio) for c in channels]
     scores = torch.cat([c.scores.repeat(c.shared) for c in channels])
     kept = max(1, round(sum(whole[c.root] for c in channels)*(1 - ratio)))
@@ -114,8 +109,7 @@ def _list_wanted(channels, whole, ratio, scope):
     tied = (kept - (scores > threshold).sum())/(scores == threshold).sum()  # fraction of ties that is kept
     return [float(((c.scores > threshold).sum() + (c.scores == threshold).sum()*tied)*c.shared) for c in channels]
 
-def _choose_widths(network, channels, whole, ratio, s):
-    "Root of each group → channels to keep."
+def _choose_widths(network, channels, whole, ratio, s): # root of each group → channels to keep
     wanted = _list_wanted(channels, whole, ratio, s.scope)
     widths = {c.root: _fit_width(w, whole[c.root], len(c.scores)*c.shared, s.step, c.shared, s.max_ratio)
               for c, w in zip(channels, wanted)}
@@ -142,8 +136,7 @@ def _zero_readers(graph, cuts):
         for i in indices: weight[i // weight.shape[2], :, i % weight.shape[2]] = 0
 
 @torch.no_grad()
-def _answer(network, img_size):
-    "The outputs for random images in double precision."
+def _answer(network, img_size): # the outputs for random images in double precision
     random, device = torch.Generator().manual_seed(0), next(network.parameters()).device
     x = torch.randn(2, 3, img_size, img_size, generator=random, dtype=torch.float64).to(device)
     return copy.deepcopy(network).double().eval()(x)
@@ -206,8 +199,7 @@ def prune_network(
                      'increase ratio or reduce step')
 
 # %% ../../nbs/compression/01_pruning.ipynb #c052
-def _watch_blocks(network, xb):
-    "Record the input and output of each block, by its number."
+def _watch_blocks(network, xb): # record the input and output of each block, by its number
     network, seen = copy.deepcopy(network).eval(), defaultdict(list)
     for number, block in enumerate(list_blocks(network).values(), 1):
         block.register_forward_pre_hook(lambda m, args, number=number: seen[number].append(args[0].clone()))
@@ -277,14 +269,12 @@ def prune_depth(
     return network
 
 # %% ../../nbs/compression/01_pruning.ipynb #c071
-def _cut_genotype(network, recipe, n):
-    "One of our own networks, cut after a block."
+def _cut_genotype(network, recipe, n): # one of our own networks, cut after a block
     made = build_network(parse_genotype(recipe['genotype'], recipe['name']), recipe['n_classes'], cut=n)
     for i in range(n + 1): made.layers[i] = network.layers[i]
     return made
 
-def _cut_library(network, recipe, n):
-    "A network of a library, cut after a block; dropped blocks count."
+def _cut_library(network, recipe, n): # a network of a library, cut after a block; dropped blocks count
     stem, blocks = (network.stem, network.blocks) if isinstance(network, CutNetwork) else split_blocks(network.net)
     made = CutNetwork(list(stem), list(blocks)[:n], recipe['n_classes'])
     dropped = [d for d in recipe.get('dropped', ()) if d <= n]

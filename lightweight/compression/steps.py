@@ -61,8 +61,7 @@ def _list_options(kind, value, where):
 
 Step = namedtuple('Step', 'where name options train') # position in the schedule, folder, checked options of a value
 
-def _name_step(i, kind, options, n, many):
-    "Name a step by its number, its kind, and the value if several are tried."
+def _name_step(i, kind, options, n, many): # name a step by its number, its kind, and the value if several are tried
     value = next(iter(options.model_dump().values()))
     text = n if isinstance(value, dict) else re.sub(r'[^a-zA-Z0-9.-]+', '-', str(value))
     return f'{i + 1:02d}-{kind}' + f'-{text}'*many
@@ -89,8 +88,7 @@ def read_schedule(
 def _make_batches(info, images, labels):
     return list(zip(normalize_images(images, info['mean'], info['std'], 'cpu'), labels.split(64)))
 
-def _rank_blocks(options, info, load):
-    "How `prune_depth` ranks blocks; in a dry run, in their order."
+def _rank_blocks(options, info, load): # how `prune_depth` ranks blocks; in a dry run, in their order
     if load is None: return lambda network: pd.DataFrame(dict(block=list(find_droppable(network))))
     rank = partial(rank_blocks, img_size=info['img_size'])
     if options.rank == 'influence': return partial(rank, batches=_make_batches(info, *load('train')))
@@ -164,8 +162,7 @@ def is_better(
     return gain > 0 and ratio <= 1 + noise
 
 # %% ../../nbs/compression/03_steps.ipynb #c018
-def _label_points(ax, table):
-    "Write the name of each step right of the plot, connected with its point."
+def _label_points(ax, table): # write the name of each step right of the plot, connected with its point
     height = table.macro_f1_high.max() - table.macro_f1.min()
     for row, y in zip(table.itertuples(), report.spread_labels(table.macro_f1, .05*height)):
         ax.annotate(row.step, (row.latency_ms, row.macro_f1), (1.02, y), textcoords=ax.get_yaxis_transform(),

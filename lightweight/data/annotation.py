@@ -70,8 +70,7 @@ def _read_numbers(coco)->tuple[dict, list[str]]: # the converted content; a sent
     return coco | cleaned, said
 
 # %% ../../nbs/data/04_annotation.ipynb #c010
-def _read_counts(counts):
-    "The counts of an RLE, decompressed if they are text."
+def _read_counts(counts): # the counts of an RLE, decompressed if they are text
     if not isinstance(counts, str): return [int(n) for n in counts]
     bits, found = np.array([ord(letter) - 48 for letter in counts]), []
     for digits in np.split(bits, np.flatnonzero(bits < 32) + 1)[:-1]:          # base 32; 16 in the last one: negative
@@ -188,8 +187,7 @@ _mixed = ('probably two programs wrote this file in two ways; bbox must be left,
 
 def _is_large_part(those): return those.sum() >= max(10, .2*len(those))       # too many for individual errors
 
-def _explain_outside(x, y, w, h, width, height, outside):
-    "Why many boxes leave their photo; None if it cannot be said."
+def _explain_outside(x, y, w, h, width, height, outside): # why many boxes leave their photo; None if it cannot be said
     right, bottom = x + w, y + h
     corners = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
     if corners.all(): return 'bbox is probably left, top, right, bottom; it must be left, top, width, height'

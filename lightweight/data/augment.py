@@ -54,28 +54,24 @@ def _flip_batch(x, kind):
         for i in _coin(len(x)).nonzero()[:, 0].tolist(): x[i] = turn(x[i])
     return x
 
-def _zoom_batch(x, least):
-    "Scale a random part of each image to full size."
+def _zoom_batch(x, least): # scale a random part of each image to full size
     boxes = [RandomResizedCrop.get_params(image, (least, 1), (0.8, 1.25)) for image in x]
     return torch.stack([F.resized_crop(image, *box, image.shape[1:], antialias=True) for image, box in zip(x, boxes)])
 
-def _cut_out_batch(x, p):
-    "Paint a grey rectangle into random images of a batch."
+def _cut_out_batch(x, p): # paint a grey rectangle into random images of a batch
     for i in _coin(len(x), p).nonzero()[:, 0].tolist():
         F.erase(x[i], *RandomErasing.get_params(x[i], (0.05, 0.25), (0.3, 3.3), list(GREY)), inplace=True)
     return x
 
 # %% ../../nbs/data/13_augment.ipynb #c022
-def _find_sources(name, v, size):
-    "Coefficients of the source position of each new pixel: (n, 6)."
+def _find_sources(name, v, size): # coefficients of the source position of each new pixel: (n, 6)
     one, zero, angle, shift = torch.ones_like(v), torch.zeros_like(v), torch.deg2rad(v), v.trunc()*2/size
     return torch.stack({
         'ShearX': (one, v, v, zero, one, zero), 'ShearY': (one, zero, zero, v, one, v),
         'TranslateX': (one, zero, -shift, zero, one, zero), 'TranslateY': (one, zero, zero, zero, one, -shift),
         'Rotate': (angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero)}[name], 1)
 
-def _move_pixels(x, sources):
-    "Read each pixel from its source position; grey outside."
+def _move_pixels(x, sources): # read each pixel from its source position; grey outside
     grid, grey = affine_grid(sources.view(-1, 2, 3), x.shape, align_corners=False), x.new_tensor(GREY).view(3, 1, 1)
     return grid_sample(x.float() - grey, grid, 'nearest', align_corners=False).add_(grey).to(torch.uint8)
 

@@ -72,8 +72,7 @@ def _build_store(path, paths, size, method='squish', progress=True):
 def _remove(path):
     with suppress(OSError): path.unlink()      # a failure does not hide the original error
 
-def _map(path, n, size):
-    "The memory-mapped file, or None if it is missing or invalid."
+def _map(path, n, size): # the memory-mapped file, or None if it is missing or invalid
     try: array = np.load(path, mmap_mode='c')        # copy-on-write: changes do not reach the file
     except (FileNotFoundError, ValueError, EOFError): return None
     return torch.from_numpy(array) if array.shape == (n, 3, size, size) and array.dtype == np.uint8 else None
@@ -90,8 +89,7 @@ _user = getattr(os, 'getuid', lambda: 'user') # its number; Windows has none
 def _find_spare(path): # the file of the decoded crops if their folder is read-only
     return Path(tempfile.gettempdir())/f'lightweight-{_user()}'/path.name
 
-def _is_private(folder):
-    "Whether this is a folder that no other user can write to."
+def _is_private(folder): # whether this is a folder that no other user can write to
     if folder.is_symlink() or not folder.is_dir(): return False
     return _user() == 'user' or folder.stat().st_uid == _user() and not folder.stat().st_mode & 0o022
 

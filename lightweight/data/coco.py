@@ -59,8 +59,7 @@ def _read_categories(coco, path, findings)->dict[int, str]:
     return names
 
 # %% ../../nbs/data/05_coco.ipynb #c017
-def _check_pixels(photo):
-    "Decode a photo; return a remark if its white level had to be guessed."
+def _check_pixels(photo): # decode a photo; return a remark if its white level had to be guessed
     photo.draft('RGB', (1, 1))
     photo.load()
     if is_deep(photo) and (white := find_white(photo)) not in (1, 255, 65535):
@@ -80,16 +79,14 @@ def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]:
     except Exception as error: return _refuse('undecodable photo', f'{type(error).__name__}: {error}')
 
 # %% ../../nbs/data/05_coco.ipynb #c062
-def _list_forms(name):
-    "Forms of a name without what differs between systems, the most specific first."
+def _list_forms(name): # forms of a name without what differs between systems, the most specific first
     whole = unicodedata.normalize('NFC', unquote(unquote(name))).casefold().replace('\\', '/')
     whole = re.sub(r'[\s_+-]+', ' ', whole.split('?')[0] if '://' in whole else whole)
     last = whole.rsplit('/', 1)[-1].rsplit('=', 1)[-1]
     bare = re.sub(r'^[0-9a-f]{8} ', '', last)                                  # prefix of Label Studio
     return [whole, last, bare, os.path.splitext(whole)[0], os.path.splitext(bare)[0]]
 
-def _add_hints(findings, root)->pd.DataFrame:
-    "Suggest the files that the names of missing photos probably refer to."
+def _add_hints(findings, root)->pd.DataFrame: # suggest the files that the names of missing photos probably refer to
     lost, index = findings[findings.kind.isin(['leaves the root', 'missing photo'])], {}
     for file in itertools.islice(list_files(root), 200_000) if len(lost) else ():
         for form in dict.fromkeys(_list_forms(file)): index.setdefault(form, []).append(file)
@@ -136,8 +133,7 @@ def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]:
     return photos
 
 # %% ../../nbs/data/05_coco.ipynb #c065
-def _find_disagreement(entry, box)->str:
-    "Compare a box with the area and the polygons of the same annotation."
+def _find_disagreement(entry, box)->str: # compare a box with the area and the polygons of the same annotation
     area, shape, (x, y, w, h) = entry.get('area'), entry.get('segmentation'), box
     if area is not None and (type(area) not in (int, float) or not area >= 0):
         return f'area is {describe_value(area)}; it must be a number of pixels'
@@ -152,8 +148,7 @@ _photo_columns = dict(photo_id='int64', file_name='str', photo_width='int64', ph
 _object_columns = dict(_photo_columns, annotation_id='int64', category='str',
                        **dict.fromkeys(['x', 'y', 'w', 'h', 'category_id'], 'int64'))
 
-def _note_repairs(box, fit, row, note):
-    "Add a finding if the kept row differs from the recorded box."
+def _note_repairs(box, fit, row, note): # add a finding if the kept row differs from the recorded box
     edges = place_box(box, fit)
     if min(edges[:2]) < -DUST or edges[2] > fit.width + DUST or edges[3] > fit.height + DUST:
         note('box partly outside', 'repaired', f'bbox {list(box)} cut to {list(row)}')

@@ -41,15 +41,13 @@ def _check_lost(objects, plan, min_side):
     if lost: raise ValueError(f"no box of {names} has a long side of {min_side} px or more: lower min_side, "
                               "or leave out small boxes before the split (select_large)")
 
-def _check_texts(objects):
-    "Refuse names that are not valid Unicode (unpaired surrogates, as in damaged JSON)."
+def _check_texts(objects): # refuse names that are not valid Unicode (unpaired surrogates, as in damaged JSON)
     for column in objects.columns.intersection(['file_name', 'category']):
         for text in objects[column].unique():
             if '\0' in text or text.encode('utf-8', 'ignore').decode() != text:
                 raise ValueError(f'{column} {text!r} is not valid Unicode text; change it in the annotation file')
 
-def _plan_crops(objects, min_side=24):
-    "The boxes that are cut, and the names of their crops."
+def _plan_crops(objects, min_side=24): # the boxes that are cut, and the names of their crops
     check_splits(objects, allow_absent=True)
     check_labels(objects.label)
     _check_texts(objects)
@@ -101,8 +99,7 @@ def _cut_photos(plan, root, folder, progress=False, **settings):
     if failed: raise OSError('\n'.join([f"{len(failed)} photo(s) could not be cut:", *failed]))
 
 # %% ../../nbs/data/11_crops.ipynb #c024
-def _fingerprint_crops(plan, root, settings):
-    "Hash everything that determines the crops."
+def _fingerprint_crops(plan, root, settings): # hash everything that determines the crops
     names = plan.file_name.drop_duplicates().sort_values()
     missing = [name for name in names if not (root/name).is_file()]
     if missing: raise FileNotFoundError(f"{len(missing)} photo(s) are missing under {root}, for instance {missing[0]}")
@@ -150,16 +147,14 @@ _decoded = (f'decoded-{HEX16}-*px-*.npy', f'.decoded-{HEX16}-*px-*.npy.*.part')
 SHARED_FILES = ('crops.json', 'manifest.csv', *_decoded) # patterns of the files of `share_crops`
 STORE_FILES = (*_papers, *_decoded, *(f'{split}/*/*_*_[0-9]*.jpg' for split in SPLITS)) # patterns of all files
 
-def _is_current(out, plan, fingerprint):
-    "Whether the existing data set is complete and has this fingerprint."
+def _is_current(out, plan, fingerprint): # whether the existing data set is complete and has this fingerprint
     if not (out/'crops.json').is_file(): return False
     info, manifest, crops = read_crops_info(out), out/'manifest.csv', [out/name for name in plan.crop]
     sizes = [crop.stat().st_size if crop.is_file() else 0 for crop in crops]
     return (info['fingerprint'] == fingerprint and min(sizes) > 0 and sum(sizes) == info['n_bytes']
             and manifest.is_file() and manifest.read_bytes() == format_csv(plan).encode())
 
-def _check_replaceable(out):
-    "Refuse to replace a folder that contains other files than crops."
+def _check_replaceable(out): # refuse to replace a folder that contains other files than crops
     check_own(out, 'crop', STORE_FILES)
     known = {*_papers, *(read_manifest(out, SPLITS).crop if (Path(out)/'manifest.csv').is_file() else ())}
     for name in list_files(out):             # notebooks, and pictures that are not in the manifest
@@ -185,13 +180,11 @@ def _replace_store(building, out):
     begun = re.compile(re.escape(f'.{out.name}.') + r'([0-9a-f]{16}|old)\.part')
     for folder in [f for f in out.parent.iterdir() if begun.fullmatch(f.name)]: shutil.rmtree(folder)
 
-def _write_store(folder, plan, info):
-    "Write the two files that describe a store."
+def _write_store(folder, plan, info): # write the two files that describe a store
     write_atomically(folder/'manifest.csv', format_csv(plan))
     write_atomically(folder/'crops.json', json.dumps(info, indent=1, ensure_ascii=False) + '\n')
 
-def _describe_store(plan, objects, building, **given):
-    "The content of crops.json."
+def _describe_store(plan, objects, building, **given): # the content of crops.json
     small = objects.label.value_counts().sub(plan.label.value_counts(), fill_value=0).astype(int)
     return dict(given, classes=sorted(plan.label.unique()), counts=count_splits(plan).to_dict(),
                 too_small=small.sort_index().to_dict(), n_crops=len(plan), n_photos=plan.photo_id.nunique(),

@@ -24,8 +24,7 @@ from .image import fit_size, open_image, read_orientation, read_size
 TACO_URL = 'https://raw.githubusercontent.com/pedropro/TACO/master/data/annotations.json'
 _max_bytes = 200_000_000 # of one download
 
-def _fetch_bytes(url, photo=False):
-    "Download one file; an unexpected response is a ValueError."
+def _fetch_bytes(url, photo=False): # download one file; an unexpected response is a ValueError
     shown = describe_value(url, 300)
     if not isinstance(url, str) or not url.startswith(('http://', 'https://')):
         raise ValueError(f'{describe_value(url)} is no http or https address')
@@ -36,8 +35,7 @@ def _fetch_bytes(url, photo=False):
     if problem := _find_answer_fault(url, answer, len(data), photo): raise ValueError(f'{shown}: {problem}')
     return data
 
-def _find_answer_fault(url, answer, n_bytes, photo):
-    "What is wrong with a server's response; '' if it is sound."
+def _find_answer_fault(url, answer, n_bytes, photo): # what is wrong with a server's response; '' if it is sound
     length, kind = answer.headers.get('Content-Length', ''), answer.headers.get_content_type()
     if n_bytes > _max_bytes: return f'it is larger than {_max_bytes:,} bytes'
     if answer.status != 200: return f'the server answered {answer.status} instead of the whole file'
@@ -70,8 +68,7 @@ def _fetch_photo(entry, root, url_keys):
     except OSError as error: problems.append(f'{type(error).__name__}: {error.strerror}')
     return name, 'failed', '; '.join(problems) or f"it has none of the fields {', '.join(url_keys)}", ''
 
-def _refuse_copies(table, root):
-    "Delete downloads with equal content from several addresses: a placeholder."
+def _refuse_copies(table, root): # delete downloads with equal content from several addresses: a placeholder
     n = table.groupby('digest').detail.transform('nunique')
     for row in table[(table.digest != '') & (n > 1)].itertuples():
         (root/row.file_name).unlink(missing_ok=True)

@@ -37,8 +37,7 @@ def _circle(angle): return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 def _ellipse(cx, cy, rx, ry): return (cx, cy) + (rx, ry)*_circle(np.linspace(0, 2*np.pi, 28, endpoint=False))
 
-def _box(w, h, r=0.):
-    "Points around a box with round corners, its middle at (0, 0)."
+def _box(w, h, r=0.): # points around a box with round corners, its middle at (0, 0)
     turn, signs = np.linspace(0, np.pi/2, 5 if r else 1), [(1, 1), (-1, 1), (-1, -1), (1, -1)]
     return np.concatenate([(x*(w - r), y*(h - r)) + r*_circle(turn + q*np.pi/2) for q, (x, y) in enumerate(signs)])
 
@@ -56,18 +55,15 @@ WHITE, CREAM, ICE, PINK, MINT = PALE = [
     (.93, .93, .90), (.88, .84, .74), (.80, .86, .90), (.92, .82, .82), (.84, .90, .80)]
 GREY = [(.72, .73, .75), (.55, .56, .58), (.30, .31, .34)]
 
-def _pick_colour(rng, favourites, stray=.12):
-    "Sample a colour with some noise; with probability `stray` any colour."
+def _pick_colour(rng, favourites, stray=.12): # sample a colour with some noise; with probability `stray` any colour
     palette = VIVID + PALE if rng.random() < stray else favourites
     return tuple(np.clip(np.array(palette[rng.integers(len(palette))]) + rng.normal(0, .04, 3), 0, 1))
 
-def _shade_cylinder(width, shine, at):
-    "Brightness of a cylinder: dark edges and a highlight."
+def _shade_cylinder(width, shine, at): # brightness of a cylinder: dark edges and a highlight
     x = (ACROSS/width).clip(-1, 1)
     return .5 + .5*np.sqrt(1 - x**2) + shine*np.exp(-((x - at)/.17)**2)
 
-def _shade_waves(rng, strength):
-    "Brightness of a wrinkled surface: bent waves in a random direction."
+def _shade_waves(rng, strength): # brightness of a wrinkled surface: bent waves in a random direction
     a, f = rng.uniform(0, np.pi), rng.uniform(6, 14)
     bend = rng.uniform(1, 2.5)*np.sin(rng.uniform(2, 4)*(ACROSS*np.sin(a) - DOWN*np.cos(a)) + rng.uniform(0, 6.3))
     return 1 + strength*np.sin(f*(ACROSS*np.cos(a) + DOWN*np.sin(a)) + bend)
@@ -155,8 +151,7 @@ def _turn_shape(image, outline, side, degrees):
     return image, outline - (left, top)
 
 # %% ../../nbs/data/02_drawing.ipynb #c043
-def _draw_cloud(rng, size, cells):
-    "Smooth noise: a coarse grid of random numbers, resized."
+def _draw_cloud(rng, size, cells): # smooth noise: a coarse grid of random numbers, resized
     few = rng.normal(0, 1, (max(2, cells*size[1]//size[0]), cells)).astype(np.float32)
     return np.asarray(Image.fromarray(few).resize(size, Image.Resampling.BICUBIC))
 
@@ -181,13 +176,11 @@ def _draw_pavement(rng, size):
 GROUNDS = {'batch_1': _draw_belt, 'batch_2': _draw_soil, 'batch_3': _draw_pavement}
 
 # %% ../../nbs/data/02_drawing.ipynb #c046
-def _cover_share(a, b):
-    "Overlap of two boxes as a share of the smaller one."
+def _cover_share(a, b): # overlap of two boxes as a share of the smaller one
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0, w)*max(0, h)/min((x2 - x)*(y2 - y) for x, y, x2, y2 in (a, b))
 
-def _find_place(rng, part, size, taken):
-    "Find a position where the object covers little of the others."
+def _find_place(rng, part, size, taken): # find a position where the object covers little of the others
     best, least = None, np.inf
     for _ in range(25):
         x, y = (int(rng.integers(3, max(4, full - side - 3))) for full, side in zip(size, part))
@@ -211,8 +204,7 @@ def _scatter_clutter(rng, canvas):
         points = _blob(rng, 8, 3, .4)*r*rng.uniform(.4, 1.5, 2) + (x, y)
         draw.polygon([tuple(p) for p in points], fill=colour)
 
-def _light_photo(rng, photo):
-    "Degrade a photo: exposure, brightness gradient, tint, blur and noise."
+def _light_photo(rng, photo): # degrade a photo: exposure, brightness gradient, tint, blur and noise
     w, h = photo.size
     x, y = np.meshgrid(np.linspace(-1, 1, w, dtype=np.float32), np.linspace(-1, 1, h, dtype=np.float32))
     a = rng.uniform(0, 2*np.pi)

@@ -143,8 +143,7 @@ def parse_grouping(text:str)->tuple[str, object]: # kind; number of bits or seco
     raise ValueError(f"group_by = {text!r}: expected alike:BITS (0 to 72), name:REGEX (a regular expression with a "
                      "group in brackets), image:FIELD (a field of images in the COCO file) or time:SECONDS")
 
-def _read_time(entry, path):
-    "Time at which a photo was taken, in seconds; None if unknown."
+def _read_time(entry, path): # time at which a photo was taken, in seconds; None if unknown
     value = entry.get('date_captured')
     if not value:
         with open_image(path) as photo: exif = photo.getexif()

@@ -52,8 +52,7 @@ def open_image(
     photo.info['deep colours'] = photo.mode in ('RGB', 'RGBA', 'LA') and ';16' in str(photo.tile[:1])
     return photo
 
-def _read_sbit(file):
-    "The number of significant bits of a grey PNG; 0 if not stated."
+def _read_sbit(file): # the number of significant bits of a grey PNG; 0 if not stated
     length = file.tell()                                    # up to the pixels
     file.seek(0)
     found = re.search(rb'\x00\x00\x00\x01sBIT(.)', file.read(length), re.DOTALL)
@@ -65,14 +64,12 @@ def is_deep(photo:Image.Image)->bool:
     "Whether a grey image has more than 8 bits per pixel."
     return photo.mode[0] in 'IF'
 
-def _cut_blocks(photo):
-    "Iterate over an image in blocks of rows: first row and values."
+def _cut_blocks(photo): # iterate over an image in blocks of rows: first row and values
     rows = max(1, 1_000_000//photo.width)
     for top in range(0, photo.height, rows):
         yield top, np.asarray(photo.crop((0, top, photo.width, min(top + rows, photo.height))))
 
-def _read_tag(photo, *tags):
-    "The value of the first of some TIFF tags that exists, or None."
+def _read_tag(photo, *tags): # the value of the first of some TIFF tags that exists, or None
     stored = getattr(photo, 'tag_v2', {})
     value = next((stored[tag] for tag in tags if tag in stored), None)
     return None if value is None else float(max(value) if isinstance(value, tuple) else value)
@@ -95,8 +92,7 @@ def find_white(photo:Image.Image)->float: # the value that becomes 255
         raise ValueError(f'{reach}, and the file does not say which value is white; save it with 8 bits')
     return float(white)
 
-def _flatten(photo):
-    "Convert an image to 8 bits, in blocks to limit memory."
+def _flatten(photo): # convert an image to 8 bits, in blocks to limit memory
     white, flat = find_white(photo), Image.new('RGB', photo.size)
     negative = _read_tag(photo, 262) == 0                                      # WhiteIsZero
     for top, values in _cut_blocks(photo):
@@ -153,8 +149,7 @@ def _draft_pixels(pixels:np.ndarray, least:int)->np.ndarray:
     whole = cv2.copyMakeBorder(pixels, 0, -height % n, 0, -width % n, cv2.BORDER_REPLICATE)
     return cv2.resize(whole, (whole.shape[1]//n, whole.shape[0]//n), interpolation=cv2.INTER_AREA)
 
-def _copy_pixels(photo):
-    "The pixels of an RGB image, in blocks to limit memory."
+def _copy_pixels(photo): # the pixels of an RGB image, in blocks to limit memory
     if photo.width*photo.height <= 4_000_000: return np.asarray(photo)
     pixels = np.empty((photo.height, photo.width, 3), np.uint8)
     for top, block in _cut_blocks(photo): pixels[top:top + len(block)] = block

@@ -45,8 +45,7 @@ def find_annotations(
     if path.is_file(): return path
     raise FileNotFoundError(f'annotations: there is no {path}; data/README.md says how to get photos')
 
-def _explain_refused(coco:CocoData, annotations:Path)->str:
-    "Say which annotations could not be used, and why."
+def _explain_refused(coco:CocoData, annotations:Path)->str: # say which annotations could not be used, and why
     refused, suspect = (coco.findings[coco.findings.action == action] for action in ('refused', 'suspect'))
     said = [f'{text}.' for text in suspect.detail]
     if len(refused):
@@ -115,8 +114,7 @@ def _offer_groupings(objects:pd.DataFrame, coco:CocoData, folder:Path, s:Setting
                       f'{first.iloc[0]} to {first.iloc[-1]} would be one)')
     return offers
 
-def _explain_one_group(error, sizes, offers, s):
-    "Say that most photos are one group, and how to group them otherwise."
+def _explain_one_group(error, sizes, offers, s): # say that most photos are one group, and how to group them otherwise
     n, alike = sizes.iloc[0], 'look alike' if s.group_by.startswith('alike:') else 'belong together'
     found = error.splitlines()[0].partition(';')[0].partition(':')[0]
     share, ways = 'All' if n == sizes.sum() else f'{n} of', ', or '.join([*offers, 'number the runs'])

@@ -17,8 +17,7 @@ from ..core.files import hold_lock, write_atomically
 from .drawing import GROUNDS, KINDS, draw_scene
 
 # %% ../../nbs/data/03_sample.ipynb #c056
-def _deal_objects(rng, n_photos):
-    "The categories in each photo, from one shuffled deck."
+def _deal_objects(rng, n_photos): # the categories in each photo, from one shuffled deck
     counts = rng.integers(5, 9, n_photos)
     shares = np.array([share for _, share, _ in KINDS.values()])
     ends = np.round(np.cumsum(shares)*counts.sum()).astype(int)
@@ -42,8 +41,7 @@ def _draw_photos(seed, n_photos, size):
         yield f'{batch}/{i:06d}.jpg', photo, objects
 
 # %% ../../nbs/data/03_sample.ipynb #c063
-def _add_photo(coco, file_name, size, objects):
-    "Append one photo and its objects."
+def _add_photo(coco, file_name, size, objects): # append one photo and its objects
     photo = dict(id=len(coco['images']) + 1, file_name=file_name, width=size[0], height=size[1])
     coco['images'].append(photo)
     for category, outline in objects:
@@ -55,8 +53,7 @@ def _add_photo(coco, file_name, size, objects):
             bbox=[x, y, right - x, bottom - y], segmentation=[outline.round(1).ravel().tolist()], area=area, iscrowd=0))
 
 # %% ../../nbs/data/03_sample.ipynb #c067
-def _add_box_faults(coco):
-    "Change or add annotations, each with another fault."
+def _add_box_faults(coco): # change or add annotations, each with another fault
     sound = coco['annotations']
     first = min((a for a in sound if a['image_id'] == 1), key=lambda a: a['bbox'][0])
     x, y, w, h = first['bbox']
@@ -93,8 +90,7 @@ def _hash(data): return hashlib.sha256(data).hexdigest()[:16]
 
 def _hash_entries(coco): return _hash(json.dumps({k: v for k, v in coco.items() if k != 'info'}).encode())
 
-def _read_sample(path):
-    "Read the COCO file of an earlier call (without images if there is none); refuse any other file."
+def _read_sample(path): # read the COCO file of an earlier call (without images if there is none); refuse any other file
     if not path.exists(): return dict(info=dict(lightweight_sample=None, files={}))
     try: coco = json.loads(path.read_text(encoding='utf-8'))
     except ValueError: coco = {}
@@ -108,8 +104,7 @@ def _is_complete(root, coco, request):
     if 'images' not in coco or coco['info']['lightweight_sample'] != request: return False
     return all(_is_drawn(root/name, mark) for name, mark in coco['info']['files'].items())
 
-def _check_own(root, coco, files):
-    "Refuse to replace files that no earlier call has drawn or that were changed since."
+def _check_own(root, coco, files): # refuse to replace files that no earlier call has drawn or that were changed since
     advice, marks = 'move it away, or choose another folder', coco['info']['files']
     for name in {**marks, **files}:
         if (root/name).exists() and not _is_drawn(root/name, marks.get(name), name in files and _hash(files[name])):

@@ -34,8 +34,7 @@ def measure_leak(
 SPLITS = ('train', 'valid', 'test')
 _makers = dict(label='apply_class_map', group='find_groups', split='make_splits', fold='make_folds')
 
-def _need_columns(objects, *columns):
-    "Raise if a column is missing or incomplete."
+def _need_columns(objects, *columns): # raise if a column is missing or incomplete
     for column in columns:
         maker = _makers[column]
         if column not in objects: raise ValueError(f"objects have no column {column!r}; it is made by {maker}")
@@ -204,8 +203,7 @@ def read_splits(
     _check_sides(objects)
     return objects
 
-def _read_fold_rows(path):
-    "Read a file of folds: each photo once, at least three consecutive folds."
+def _read_fold_rows(path): # read a file of folds: each photo once, at least three consecutive folds
     saved = read_split_rows(path, 'fold')
     if len(twice := saved.photo_id[saved.photo_id.duplicated()]):
         raise ValueError(f"{path}: the photo id {twice.iloc[0]} has two rows")

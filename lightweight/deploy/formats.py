@@ -91,8 +91,7 @@ def make_onnx(
 
 def _write_onnx(network, info, path): return write_atomically(path, make_onnx(network, info).SerializeToString())
 
-def _write_openvino(network, info, path):
-    "Write an .xml file, and the float32 weights into a .bin beside it."
+def _write_openvino(network, info, path): # write an .xml file, and the float32 weights into a .bin beside it
     import openvino
     model = openvino.Core().read_model(make_onnx(network, info).SerializeToString())
     model.set_rt_info(json.dumps(info), [KEY])
@@ -133,8 +132,7 @@ def ask_model(
 
 _nothing = dict.fromkeys(('max_difference', 'agreement', 'macro_f1', 'macro_f1_reference'))
 
-def _judge(probs, reference, targets, limits):
-    "Measures, and the limits that they exceed."
+def _judge(probs, reference, targets, limits): # measures, and the limits that they exceed
     if probs.shape != reference.shape: return _nothing, [f'predictions are {probs.shape}, not {reference.shape}']
     if not np.isfinite(probs).all(): return _nothing, ['some probabilities are not finite']
     preds, wanted = probs.argmax(1), reference.argmax(1)
@@ -202,8 +200,7 @@ def _try_variant(path, numbers, check, limits, n_threads):
     try: return check(_open_variant(path, numbers, n_threads), limits=limits)
     except Exception as e: return _nothing | dict(n=None, passed=False, why=_explain(e))
 
-def _write(format, network, info, path):
-    "Write a file; return '' or the reason why it failed."
+def _write(format, network, info, path): # write a file; return '' or the reason why it failed
     if missing := [p for p in format.packages if not find_spec(p)]:
         return f"not available: {', '.join(missing)} is not installed; pip install 'lightweight[{format.extra}]'"
     said = []

@@ -71,8 +71,7 @@ def _sort_file(path, found):
         else: found.others[_others[0]] += 1
     except OSError as e: found.faults.append(Item(path, None, _explain(e)))
 
-def _search(folder, found, places):
-    "Search a folder; return the links to folders, which are searched last."
+def _search(folder, found, places): # search a folder; return the links to folders, which are searched last
     links = []
     def note(error): found.faults.append(Item(error.filename, None, _explain(error)))
     for place, folders, files in os.walk(folder, onerror=note):
@@ -118,13 +117,11 @@ def _load_boxes(path):
     document, _ = parse_coco(Path(path).read_bytes(), path, ('images', 'annotations'))
     return document | dict(annotations=[derive_box(a) or a for a in document['annotations']])
 
-def _sift_entries(images):
-    "Sound entries by id (the first of duplicates), and the ids of all entries."
+def _sift_entries(images): # sound entries by id (the first of duplicates), and the ids of all entries
     listed = [e for e in images if isinstance(e, dict) and is_id(e.get('id'))]
     return {e['id']: e for e in reversed(listed) if not find_entry_fault(e)}, {e['id'] for e in listed}
 
-def _measure_photo(root, entry):
-    "Width and height of a photo in the pixels of its boxes; None if unknown."
+def _measure_photo(root, entry): # width and height of a photo in the pixels of its boxes; None if unknown
     try: return read_size(entry) or fit_size(None, *read_frame(Path(root)/resolve_name(entry['file_name'])))[:2]
     except Exception: return None
 
@@ -136,8 +133,7 @@ def _check_boxes(document, root):
     if action == 'refused': raise ValueError(detail)
     return detail
 
-def _list_box_jobs(predictor, document, root):
-    "Make a job for each photo that has boxes in a COCO file."
+def _list_box_jobs(predictor, document, root): # make a job for each photo that has boxes in a COCO file
     sound, listed = _sift_entries(document['images'])
     photos, stray = {}, []
     for i, a in enumerate(document['annotations']):
@@ -150,15 +146,13 @@ def _list_box_jobs(predictor, document, root):
 # %% ../../nbs/deploy/04_predict.ipynb #c040
 PROG = 'lightweight predict'
 
-def _print(line):
-    "Print a message to standard error; non-printable characters are escaped."
+def _print(line): # print a message to standard error; non-printable characters are escaped
     shown = (c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in f'{PROG}: {line}')
     tqdm = sys.modules.get('tqdm')                                                   # a line beside a progress bar
     (tqdm.tqdm.write if tqdm else print)(''.join(shown), file=sys.stderr)
     sys.stderr.flush()
 
-def _run_jobs(jobs, n_threads):
-    "Run jobs in the background, some ahead of the consumer; with 0 threads, on demand."
+def _run_jobs(jobs, n_threads): # run jobs in the background, some ahead of the consumer; with 0 threads, on demand
     if not n_threads: yield from (item for job in jobs for item in job()); return
     with ThreadPoolExecutor(n_threads) as pool:
         jobs = iter(jobs)
@@ -179,14 +173,12 @@ def _answer_items(predictor, items, batch, skipped):
         if sound: yield from zip(sound, predictor.answer(np.stack([item.pixels for item in sound])))
 
 # %% ../../nbs/deploy/04_predict.ipynb #c046
-def _make_row(item, answer):
-    "A prediction as plain data, with probabilities to six decimals."
+def _make_row(item, answer): # a prediction as plain data, with probabilities to six decimals
     box = {} if item.annotation is None else dict(annotation_id=item.annotation.get('id'))
     rounded = {k: round(v, 6) for k, v in answer.probabilities.items()}
     return dict(path=item.path, **box, label=answer.label, probability=rounded[answer.label], probabilities=rounded)
 
-def _dump(value):
-    "JSON, in ASCII unless standard output is UTF-8."
+def _dump(value): # JSON, in ASCII unless standard output is UTF-8
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     return json.dumps(value, ensure_ascii=not encoding.lower().startswith('utf'))
 
@@ -286,8 +278,7 @@ def _list_folder_jobs(predictor, folder):
     faults = found.faults or [Item(folder, None, 'there is no image in this folder')]*(not found.images)
     return [partial(load_image, predictor, file) for file in found.images] + [lambda: faults]*bool(faults)
 
-def _list_jobs(args, predictor, document):
-    "Jobs for the paths of the command line, and the number of items if known."
+def _list_jobs(args, predictor, document): # jobs for the paths of the command line, and the number of items if known
     if document: return _list_box_jobs(predictor, document, args.root), len(document['annotations'])
     if args.stream:
         lines = (line.rstrip('\r\n') for line in sys.stdin)
@@ -296,15 +287,13 @@ def _list_jobs(args, predictor, document):
                                                    [partial(load_image, predictor, path)])]
     return jobs, len(jobs)
 
-def _report_boxes(skipped, n_boxes, path):
-    "Report how many boxes were classified, and each kind of problem once."
+def _report_boxes(skipped, n_boxes, path): # report how many boxes were classified, and each kind of problem once
     first = {item.kind: item for item in reversed(skipped)}
     for kind, n in Counter(item.kind for item in skipped).items():
         _print(f'{path}: {n:,} × {kind} ({KINDS[kind]}), for instance {first[kind].path}: {first[kind].why}')
     _print(f'{path}: {n_boxes - len(skipped):,} of {n_boxes:,} boxes are classified')
 
-def _open_document(args):
-    "The COCO file, if there is one, and a warning; the folder of the photos becomes `args.root`."
+def _open_document(args): # the COCO file, if there is one, and a warning; the folder of the photos becomes `args.root`
     if not args.coco: return None, ''
     document, args.root = _load_boxes(args.coco), args.photos or os.path.dirname(args.coco)
     try: suspect = _check_boxes(document, args.root)

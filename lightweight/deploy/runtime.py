@@ -47,8 +47,7 @@ def _open_onnx(path, n_threads, precision):
     return _Opened(text, x.name, kind, x.shape, lambda images: session.run(None, {x.name: images})[0], 'f32')
 
 # %% ../../nbs/deploy/01_runtime.ipynb #c012
-def _read_constant(node, i):
-    "The i-th input of a node as an array; None if it is not constant."
+def _read_constant(node, i): # the i-th input of a node as an array; None if it is not constant
     given = node.input_value(i).get_node()
     return given.data if given.get_type_name() == 'Constant' else None
 
@@ -59,16 +58,14 @@ def _is_global_mean(node):
     kept = node.get_attributes()['keep_dims'] and axes is not None and shape.is_static
     return kept and len(shape) == 4 and sorted(axes % 4) == [2, 3]
 
-def _pool_planes(model, opset):
-    "Replace global means by average pooling."
+def _pool_planes(model, opset): # replace global means by average pooling
     for node in filter(_is_global_mean, _find_nodes(model, 'ReduceMean')):
         planes = node.input_value(0)
         pooled = opset.avg_pool(planes, [1, 1], [0, 0], [0, 0], list(planes.shape)[2:], exclude_pad=True)
         node.output(0).replace(pooled.output(0))
     return model
 
-def _spell_swish(model, opset):
-    "Replace the hard-swish of a product by x·clamp(x/6 + 1/2, 0, 1)."
+def _spell_swish(model, opset): # replace the hard-swish of a product by x·clamp(x/6 + 1/2, 0, 1)
     for node in _find_nodes(model, 'HSwish'):
         x = node.input_value(0)
         if x.get_node().get_type_name() != 'Multiply' or x.get_element_type().to_dtype() != np.float32: continue
@@ -76,15 +73,13 @@ def _spell_swish(model, opset):
         node.output(0).replace(opset.multiply(x, gate).output(0))
     return model
 
-def _find_step(node):
-    "The only consumer of a node and its constants, if it multiplies or adds one number per channel."
+def _find_step(node): # the only consumer of a node and its constants, if it multiplies or adds one number per channel
     users = [reader.get_node() for reader in node.output(0).get_target_inputs()]
     if len(users) != 1 or users[0].get_type_name() not in ('Multiply', 'Add'): return None
     numbers = [n for n in (_read_constant(users[0], i) for i in (0, 1)) if n is not None and n.ndim == 4]
     return (users[0], numbers[0]) if numbers else None
 
-def _normalize_rows(model, opset):
-    "Normalise pixels before the transposition to channels-first instead of after it."
+def _normalize_rows(model, opset): # normalise pixels before the transposition to channels-first instead of after it
     for turn in _find_nodes(model, 'Transpose'):
         if not np.array_equal(_read_constant(turn, 1), [0, 3, 1, 2]): continue
         last, x = turn, turn.input_value(0)
@@ -94,15 +89,13 @@ def _normalize_rows(model, opset):
         if last is not turn: last.output(0).replace(opset.transpose(x, turn.input_value(1)).output(0))
     return model
 
-def _make_single(model):
-    "A copy of the graph, rewritten for batch size 1 if its input is a batch of images."
+def _make_single(model): # a copy of the graph, rewritten for batch size 1 if its input is a batch of images
     single, sides = model.clone(), model.input(0).partial_shape
     if len(sides) == 4: single.reshape([1, *list(sides)[1:]])
     for rewrite in (_pool_planes, _spell_swish, _normalize_rows): rewrite(single, import_module('openvino.opset13'))
     return single
 
-def _ask_one(request):
-    "Inference for one image, which is copied into the input tensor."
+def _ask_one(request): # inference for one image, which is copied into the input tensor
     source = request.get_input_tensor(0).data
     def run(images):
         source[:] = images
@@ -178,8 +171,7 @@ _required = dict(classes=('a list of distinct names', _are_names),
                  context=('a number from 0', lambda v: type(v) in (int, float) and v >= 0),
                  square=('true or false', lambda v: type(v) is bool))
 
-def _read_info(path, text):
-    "Parse and validate the metadata."
+def _read_info(path, text): # parse and validate the metadata
     if text is None: raise ValueError(f'{path}: it holds no metadata {KEY!r}; {_advice}')
     try: info = json.loads(text)
     except ValueError as e: raise ValueError(f'{path}: its metadata {KEY!r} are not JSON ({e}); {_advice}') from None
@@ -191,8 +183,7 @@ def _read_info(path, text):
         raise ValueError(f'{path}: file version {version}; this lightweight reads version {VERSION}; {_advice}')
     return info
 
-def _check_input(path, opened, size):
-    "Reject a graph with another input than uint8 images."
+def _check_input(path, opened, size): # reject a graph with another input than uint8 images
     n, *sides = list(opened.shape) or [None]
     fits = not sides or len(sides) == 3 and all(d == w for d, w in zip(sides, (size, size, 3)) if isinstance(d, int))
     if (opened.name, opened.kind) != ('images', 'uint8') or isinstance(n, int) or not fits:
@@ -216,8 +207,7 @@ class Model:
                              f'{self.shape[0]}, 3) with n ≥ 1')
         return self._run(np.require(images, requirements='CW'))
 
-    def _check(self):
-        "Predict a blank image, and reject an output that is no probability per class."
+    def _check(self): # predict a blank image, and reject an output that is no probability per class
         try: found = self(np.zeros((1, *self.shape), np.uint8))
         except Exception as e: raise ValueError(f'{self.path}: {self.runtime} fails on a blank image: {e}') from e
         right = (1, len(self.info['classes']))

@@ -58,14 +58,12 @@ def _read_inverted(inp, kernel, expansion, out, se, hardswish, stride):
 _modules = dict(Conv=_read_conv, InvertedResidualv3=_read_inverted, GlobalAvgPool=lambda *_: dict(op='global_pool'),
                 Flatten=lambda *_: None, Linear=lambda inp, classes: dict(op='linear')) # a genotype needs no Flatten
 
-def _read_row(inp, repeat, module, args):
-    "Read a row of a published model file."
+def _read_row(inp, repeat, module, args): # read a row of a published model file
     if repeat != 1: raise ValueError(f'repeat {repeat}; write the row as often')
     if module not in _modules: raise ValueError(f"not known; choose from {', '.join(_modules)}")
     return _modules[module](inp, *args)
 
-def _read_published(data, source='model.yml'):
-    "Read the network description of the published project, as a genotype."
+def _read_published(data, source='model.yml'): # read the network description of the published project, as a genotype
     if (found := (data.get('depth_multiple', 1), data.get('width_multiple', 1))) != (1, 1):
         raise ValueError(f'{source}: depth and width are multiplied by {found}; write the widths out')
     layers, inp = [], data.get('input_channel', 3)
@@ -76,20 +74,17 @@ def _read_published(data, source='model.yml'):
     return parse_genotype(dict(name=source, layers=layers), source)
 
 # %% ../../nbs/deploy/05_submission.ipynb #c011
-def _read_yaml(folder, stem):
-    "Content and path of STEM.yml or STEM.yaml; {} and None if there is neither."
+def _read_yaml(folder, stem): # content and path of STEM.yml or STEM.yaml; {} and None if there is neither
     path = next((p for p in (folder/f'{stem}.yml', folder/f'{stem}.yaml') if p.is_file()), None)
     return ({}, None) if path is None else (read_yaml(path), path)
 
-def _read_model(folder):
-    "Read the network of a state dict from model.yml or model.yaml."
+def _read_model(folder): # read the network of a state dict from model.yml or model.yaml
     data, path = _read_yaml(folder, 'model')
     if path is None:
         raise ValueError(f'{folder}: no model.yml or model.yaml there; a state dict does not name its network')
     return _read_published(data, str(path)) if 'backbone' in data else parse_genotype(data, str(path))
 
-def _read_size(folder):
-    "Read the input size, pixels, from the data description of the published project."
+def _read_size(folder): # read the input size, pixels, from the data description of the published project
     data, path = _read_yaml(folder, 'data')
     if data.get('DATASET', 'TACO') != 'TACO':
         raise ValueError(f"{path}: DATASET is {data['DATASET']}; only TACO has this normalisation")
@@ -128,8 +123,7 @@ def _find_images(folder):
             raise ValueError(f'img_root: {first} and {path} have one name, and a submission identifies files by name')
     return names, {item.path: item.why for item in found.faults}, found.explain('img_root')
 
-def _refuse_unread(reasons, answers, s):
-    "Stop at unreadable images (path → reason), or if there is no other."
+def _refuse_unread(reasons, answers, s): # stop at unreadable images (path → reason), or if there is no other
     if answers and not (reasons and s.unreadable == 'stop'): return
     why = '; '.join(f'{path}: {reason}' for path, reason in reasons.items())
     raise ValueError(f'{len(reasons)} of {len(answers) + len(reasons)} images cannot be read, '

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['measure_latency', 'EagerModel', 'PublishedModel', 'open_variants', 'time_variants', 'read_pictures', 'measure_starts',
-           'time_reference', 'time_beside', 'count_cost', 'measure_cost', 'describe_setup', 'list_rows']
+           'time_reference', 'time_beside', 'describe_setup', 'list_rows']
 
 # %% ../../nbs/deploy/03_timing.ipynb #c003
 import json, subprocess, sys, time, timeit
@@ -25,14 +25,12 @@ from torch import nn
 from ..core.records import describe_machine, describe_versions
 from ..data.image import open_photo, plan_reading, read_pixels, resize_image
 from ..data.loaders import use_threads
-from .formats import Deployable, measure_bytes, open_untrained
+from .formats import Deployable, measure_bytes
 from .runtime import open_model
-from ..models.complexity import count_macs, count_parameters
 from ..training.autotune import time_interleaved
 
 # %% ../../nbs/deploy/03_timing.ipynb #c006
-def _count_repeats(call, turn_ms, clock):
-    "How often a call fits into a turn, by the fastest of four calls."
+def _count_repeats(call, turn_ms, clock): # how often a call fits into a turn, by the fastest of four calls
     if not turn_ms: return 1
     once = min(timeit.repeat(call, timer=clock, repeat=4, number=1))
     return max(1, round(turn_ms/1000/max(once, 1e-7)))
@@ -90,8 +88,7 @@ def open_variants(
     return {name: open_model(path, n_threads, precision) for name, (path, precision) in variants.items()} | extra
 
 # %% ../../nbs/deploy/03_timing.ipynb #c022
-def _make_call(model, batch=1):
-    "Run a model on a batch of random images."
+def _make_call(model, batch=1): # run a model on a batch of random images
     size = model.info['img_size']
     return partial(model, np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8))
 
@@ -207,32 +204,6 @@ def time_beside(
     p50 = measure_latency(calls, n, 0, clock, turn_ms=turn_ms).p50_ms
     slowdown = float(p50[0]/reference_ms)
     return {name: float(p50[i]/slowdown) for i, name in enumerate(models, 1)}, slowdown, n
-
-# %% ../../nbs/deploy/03_timing.ipynb #k015
-def count_cost(
-    build:Callable[[], nn.Module], # makes the network
-    img_size:int, # pixels
-)->dict: # parameters, macs_m
-    "Count the parameters and MACs of a network without allocating it."
-    with torch.device('meta'): network = build()
-    return dict(parameters=count_parameters(network), macs_m=count_macs(network, img_size)/1e6)
-
-def measure_cost(
-    build:Callable[[], nn.Module], # makes the network
-    counted:dict, # from `count_cost`
-    img_size:int, # pixels
-    n_classes:int, # outputs
-    variant:str, # format and precision
-    reference:Callable, # open reference network
-    reference_ms:float, # from `time_reference`, at the start of the study
-    most:dict, # parameters, macs_m → budget; 0 = unlimited
-)->dict: # parameters, macs_m, latency_ms (None if over a budget), slowdown
-    "Measure the cost of a network, the counts first."
-    over = any(budget and counted[name] > budget for name, budget in most.items())
-    if over: return counted | dict(latency_ms=None, slowdown=None)
-    model = open_untrained(build(), img_size, n_classes, variant)
-    found, slowdown, _ = time_beside(dict(model=model), reference, reference_ms)
-    return counted | dict(latency_ms=found['model'], slowdown=slowdown)
 
 # %% ../../nbs/deploy/03_timing.ipynb #c054
 def describe_setup(n_threads:int)->dict: # machine, versions, cores (available), instructions (of PyTorch), load_1min

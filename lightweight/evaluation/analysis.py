@@ -98,8 +98,7 @@ def _measure_focus(heat): # the smallest fraction of an image that holds half of
     total = np.sort(heat.ravel())[::-1].cumsum()
     return float((np.searchsorted(total, total[-1]/2 - 1e-6) + 1)/heat.size) if total[-1] else float('nan')
 
-def _plot_saliency(images, heats, names):
-    "Show each image beside its saliency map, four pairs in a row."
+def _plot_saliency(images, heats, names): # show each image beside its saliency map, four pairs in a row
     plain = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     pairs = zip(plain, map(_overlay_heat, images, heats))
     focus = [f for f in map(_measure_focus, heats) if f == f]

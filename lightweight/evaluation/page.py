@@ -53,8 +53,7 @@ def tabulate(found:list|dict)->pd.DataFrame: # list of rows, dict of rows, or di
     return table[[c for c in table if not table[c].map(lambda v: isinstance(v, (list, dict))).any()]]
 
 # %% ../../nbs/evaluation/04_page.ipynb #c015
-def _pack_figure(figure, caption):
-    "Encode a figure as a data URI; its title becomes the alternative text."
+def _pack_figure(figure, caption): # encode a figure as a data URI; its title becomes the alternative text
     width, height = figure.get_size_inches()
     dpi = min(192, 1920/width, 7680/height)                                   # two pixels for each CSS pixel
     photos = any(np.ndim(shown.get_array()) == 3 for ax in figure.axes for shown in ax.images)
@@ -167,8 +166,7 @@ def _make_header(record, about):
         eval_results=results or None, metrics=[r.metric_type for r in results] or None)
 
 # %% ../../nbs/evaluation/04_page.ipynb #n011
-def _write_example(file, resize):
-    "Write an example that runs an exported file, in Python."
+def _write_example(file, resize): # write an example that runs an exported file, in Python
     methods = ('squish', 'draft', 'crop', 'pad')
     if not file.endswith('.onnx'): raise ValueError(f'file: {file}; the example is for an .onnx file')
     if resize not in methods: raise ValueError(f'resize: {resize!r}{suggest(resize, methods)}')
@@ -179,8 +177,7 @@ def _write_entry(found): return _write_table(tabulate(found))
 
 _templates.filters |= dict(plain=_escape, code=_write_code, fence=_pick_fence, table=_write_entry)
 
-def _render_card(record, info, about):
-    "Render a model card: Markdown with a YAML header."
+def _render_card(record, info, about): # render a model card: Markdown with a YAML header
     counts = _write_table(pd.DataFrame(about.counts).rename_axis('crops')) if about.counts else ''
     example = _write_example(about.file, info.get('resize', '')) if about.file else ''
     text = _templates.get_template('card.md').render(

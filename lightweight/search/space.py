@@ -26,8 +26,7 @@ def _suggest_value(trial, name, values):
 def _ask(trial, prefix='', **table): # sample one value for each name
     return {name: _suggest_value(trial, prefix + name, values) for name, values in table.items()}
 
-def _make_row(block, inp, out, stride):
-    "One repetition of a block as a row of a genotype."
+def _make_row(block, inp, out, stride): # one repetition of a block as a row of a genotype
     op, row = block['op'], dict(op=block['op'], out=out, stride=stride)
     if op == 'mbconv_v2': return row | dict(hidden=inp*block['expansion'])
     row |= dict(kernel=block['kernel'], act=block['act'])

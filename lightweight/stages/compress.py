@@ -72,14 +72,12 @@ def _plan_training(s, info, given, where):
     own = dict(crops=s.crops or info['crops'], out=f'{s.out}/train')
     return TrainSettings.check(base | s.training | given | own, where)
 
-def _check_training(t, n_classes, root):
-    "Teachers must have been trained on the same split."
+def _check_training(t, n_classes, root): # teachers must have been trained on the same split
     find_teacher(t, root)
     make_loss(t.loss, [1]*n_classes, smoothing=t.smoothing, tau=t.tau)
 
 # %% ../../nbs/compress.ipynb #c020
-def _load(c, info, split):
-    "Images (uint8) and labels of train (a sample) or valid, at the network's input size."
+def _load(c, info, split): # images (uint8) and labels of train (a sample) or valid, at the network's input size
     manifest, images = open_store(c.store, info['img_size'], info['resize'], progress=False)
     rows = manifest[manifest.split == split]
     if split == 'train':
@@ -184,8 +182,7 @@ def _execute(c, path, key, measure):
     write_record(file, record)
     return _make_result(path, record)
 
-def _start(c, schedule):
-    "Export and measure the network of the run, and settle the training options of all steps."
+def _start(c, schedule): # export and measure the network of the run, and settle the training options of all steps
     path, source = f'{c.s.out}/00-start', resolve_path(c.s.run, c.root)/'model.safetensors'
     def measure():
         facts = _export(c, _save_network(c, path, *load_checkpoint(source)), c.s.variant)
@@ -196,8 +193,7 @@ def _start(c, schedule):
     auto = sorted({k for tried in schedule for step in tried if step.train for k in _list_auto(step.train)})
     return _execute(c, path, hash_data([hash_file(source), c.s.variant, name_crops(c.store), auto]), measure)
 
-def _run_step(c, step, base, best, first):
-    "Execute a step and measure the result, unless that has been done."
+def _run_step(c, step, base, best, first): # execute a step and measure the result, unless that has been done
     path, settled = f'{c.s.out}/{step.name}', first.facts['settled']
     if t := step.train: step = step._replace(train=t.model_copy(update={k: settled[k] for k in _list_auto(t)}))
     def measure():
@@ -216,8 +212,7 @@ def _run_step(c, step, base, best, first):
     return _execute(c, path, _hash_step(c, step, base, best), measure)
 
 # %% ../../nbs/compress.ipynb #c030
-def _judge(s, result, best, top):
-    "Whether a step is accepted, and why; `top` is the highest macro-F1 accepted so far."
+def _judge(s, result, best, top): # whether a step is accepted, and why; `top` is the highest macro-F1 accepted so far
     if 'failed' in result.facts: return False, result.facts['failed']
     before, after = (Measured(r.facts['macro_f1'], ms) for r, ms in
                      ((best, result.facts['against_ms']), (result, result.facts['latency_ms'])))
@@ -226,8 +221,7 @@ def _judge(s, result, best, top):
           f'{100*(after.macro_f1 - before.macro_f1):+.1f} points'
     return accepted, why if accepted or after.macro_f1 >= least else f'{why}: below {least:.3f}'
 
-def _decide(c, result, accepted, why):
-    "Write a decision into the record of a step."
+def _decide(c, result, accepted, why): # write a decision into the record of a step
     result.facts.update(accepted=accepted, why=why)
     write_record(c.root/result.path/'record.json', result.record)
 
@@ -235,14 +229,12 @@ def _describe(f):
     line = f"{f['step']:<24} macro-F1 {f.get('macro_f1', 0):.3f}  {f.get('latency_ms', 0):.3f} ms"
     return line if f['why'] == 'start' else f"{line}  {'accepted' if f['accepted'] else 'rejected'}: {f['why']}"
 
-def _tabulate(results):
-    "One row per executed step."
+def _tabulate(results): # one row per executed step
     columns = ['step', 'accepted', 'macro_f1', 'macro_f1_low', 'macro_f1_high', 'n', 'latency_ms', 'parameters',
                'macs_m', 'bytes', 'img_size', 'variant', 'cpu_seconds', 'why']
     return pd.DataFrame([r.facts for r in results]).reindex(columns=columns)
 
-def _run(c, schedule):
-    "Execute all steps; their results and the best accepted one."
+def _run(c, schedule): # execute all steps; their results and the best accepted one
     best = first = _start(c, schedule)
     results, top = [first], first.facts['macro_f1']
     c.say(_describe(first.facts))

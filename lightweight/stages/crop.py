@@ -33,8 +33,7 @@ class CropSettings(ObjectSettings):
     seed:int = Field(0, ge=0, description='random seed of the split')
 
 # %% ../../nbs/crop.ipynb #c009
-def _summarise_crops(s, coco, left_out, objects, split):
-    "What became of the photos and boxes of an annotation file."
+def _summarise_crops(s, coco, left_out, objects, split): # what became of the photos and boxes of an annotation file
     place = shlex.join([s.annotations, *(['--root', s.photos] if s.photos else [])])
     lines = [f'{s.annotations}: {len(coco.photos):,} of {coco.n_photos:,} photos and {len(coco.objects):,} of '
              f'{coco.n_boxes:,} boxes can be used', *summarise_findings(coco, place).splitlines()[1:]]

@@ -58,8 +58,7 @@ def set_limits(s:ExportSettings)->dict[str, Limits]: # by number format
     rounded = exact._replace(max_difference=s.max_difference_rounded)
     return dict(f32=exact, bf16=rounded, int8=rounded)
 
-def _check_rivals(s, folder):
-    "Refuse a comparison of speed without the file to compare with."
+def _check_rivals(s, folder): # refuse a comparison of speed without the file to compare with
     known = {*s.formats, *read_table(folder).variant}
     for name in s.formats if s.faster else ():
         if (plain := name.removesuffix('-int8')) not in known:

@@ -88,8 +88,7 @@ CACHED_FILES = f'patches-{HEX16}.csv', *_arrays, *(f'.{name}.part' for name in _
 def _find_photos(s, root):
     return resolve_path(s.photos, root) if s.photos else Path(read_crops_info(root/s.crops)['source'])
 
-def _list_places(s, root):
-    "Arguments of `check_folder` and `claim_folder`, for the run and for the cache."
+def _list_places(s, root): # arguments of `check_folder` and `claim_folder`, for the run and for the cache
     reads, run, cache = dict(photos=_find_photos(s, root)) | s.list_reads(root), root/s.out, root/s.patches
     def place(other, **values):
         return dict(stage='teach', root=root, reads=reads | other, within=('crops', 'photos', *other)) | values
@@ -114,8 +113,7 @@ def teach(
     with use_threads(s.n_threads), claim_folder(**run) as out, claim_folder(**cache, alone=False):
         return _teach(s, root, out, split, teacher, device, say, make)
 
-def _open_data(s, root, teacher, say):
-    "Patches, features, and the key of the run."
+def _open_data(s, root, teacher, say): # patches, features, and the key of the run
     try:
         photos = features.list_train_photos(root/s.crops)
         table = features.draw_patches(photos, s.n_patches, s.least_side, s.watched, s.seed)

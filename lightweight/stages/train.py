@@ -85,8 +85,7 @@ def apply_preset(s:TrainSettings)->TrainSettings: # with the name of the preset 
 OWN_FILES = ('record.json', 'model.safetensors', 'model.json', 'history.csv', 'history.jsonl', 'resume-[01].state',
              *TRACKER_FILES, *nest_files('export', _list_exports()), *distillation.LOGITS_FILES) # patterns
 
-def _list_places(s, root):
-    "Arguments of `check_folder` and `claim_folder`: what a run writes and reads."
+def _list_places(s, root): # arguments of `check_folder` and `claim_folder`: what a run writes and reads
     photos = Path(read_crops_info(root/s.crops).get('source') or '')
     reads = s.list_reads(root) | ({"the crops' photos": photos} if photos.is_absolute() else {})
     return dict(out=root/s.out, stage='train', files=OWN_FILES, reads=reads, root=root, previous=True)
@@ -118,8 +117,7 @@ def _load_start(s, root, classes):
     start = dict(checkpoint=hash_file(path), split=info['split'], img_size=info['img_size'])
     return runs.load_checkpoint(path)[0], info['mean'], info['std'], dict(start=start)
 
-def _make_network(s, root, classes):
-    "The network, mean and std of its pixels, and metadata about its origin."
+def _make_network(s, root, classes): # the network, mean and std of its pixels, and metadata about its origin
     if s.start: return _load_start(s, root, classes)
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     mean, std = normalization(resolve_network(s.network, root))
@@ -139,8 +137,7 @@ def find_teacher(
     shown = '' if crops['settings']['square'] or s.teacher_view != 'same' else s.resize
     return distillation.check_teacher(resolve_path(s.teacher, root), crops['splits'], crops['classes'], shown)
 
-def _make_distillation(s, root, path, dls, info):
-    "The callback that adds the distillation loss."
+def _make_distillation(s, root, path, dls, info): # the callback that adds the distillation loss
     if s.teacher_view == 'same': teacher = distillation.load_teacher(path, info['mean'], info['std']).to(dls.device)
     else:
         logits = distillation.open_logits(path, root/s.crops, s.teacher_view == 'crop+mirror', dls.device)
@@ -177,8 +174,7 @@ def settle_run(
     n_steps = (s.freeze_epochs + s.epochs)*len(run.dls.train)
     return resolve_auto(s, run.network, *run.dls.train.one_batch(), run.loss, n_steps=n_steps)
 
-def _explain_start(info):
-    "Warn if the checkpoint that is fine-tuned had another split or image size."
+def _explain_start(info): # warn if the checkpoint that is fine-tuned had another split or image size
     start = info.get('start', info)
     lines = dict(split='start was trained on another split, so valid macro-F1 may be too high (data leakage)',
                  img_size=f"start was trained at {start['img_size']} px, this run at {info['img_size']} px")
@@ -251,8 +247,7 @@ def _run(s):
 def main(): settings_main(TrainSettings, _run, prog='lightweight train')
 
 # %% ../../nbs/train.ipynb #c019
-def _is_trained(s, root):
-    "Whether the run folder holds the completed run of these settings."
+def _is_trained(s, root): # whether the run folder holds the completed run of these settings
     out = root/s.out
     if not (out/'record.json').exists() or not (out/'model.safetensors').exists(): return False
     record, hashes = read_record(out/'record.json'), dict(checkpoint=hash_file(out/'model.safetensors'))

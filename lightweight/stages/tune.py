@@ -13,7 +13,7 @@ from time import perf_counter, process_time
 from types import SimpleNamespace
 from typing import Literal
 
-import pandas as pd, yaml
+import pandas as pd, torch, yaml
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.pruners import HyperbandPruner
 from optuna.trial import TrialState
@@ -27,10 +27,11 @@ from ..core.records import check_record_place, start_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from ..data.crops import SHARED_FILES as _crop_files, name_crops, read_crops_info
 from ..deploy.formats import find_format, open_untrained
-from ..deploy.timing import count_cost, measure_cost, time_reference
+from ..deploy.timing import time_beside, time_reference
 from ..evaluation.plots import save_results
 from ..metrics.metrics import competition_score
 from ..models.build import build_network
+from ..models.complexity import count_macs, count_parameters
 from ..search.space import sample_candidate, sample_crops
 from ..search.storage import check_storage, guard_storage, hide_password, open_storage
 from ..search.study import Queue, derive_seed, make_sampler, open_study, reuse_result, run_worker
@@ -93,16 +94,14 @@ OWN_FILES = ('study.log', 'study.log.lock', 'study.log.lock*-*.rename', 'study.t
              *_figures, *nest_files('crops', _crop_files), *nest_files('trials/[0-9]*', _trial),
              *nest_files('chosen', _chosen), *nest_files('front/[0-9]*', _chosen)) # patterns
 
-def _list_places(s, root):
-    "Validate the shared train settings; arguments of `check_folder` and `claim_folder`."
+def _list_places(s, root): # validate the shared train settings; arguments of `check_folder` and `claim_folder`
     if own := [k for k in s.training if k in _sampled]:
         raise SettingsError(f"training: {', '.join(own)} is sampled or has a setting of its own in this stage")
     reads = TrainSettings.check(s.training, 'training').list_reads(root)
     reads = s.list_reads(root) | {f'training: {k}': path for k, path in reads.items() if k in s.training}
     return dict(out=root/s.out, stage='tune', files=OWN_FILES, reads=reads, root=root)
 
-def _check_tune(s, root):
-    "Validate everything before anything is written."
+def _check_tune(s, root): # validate everything before anything is written
     places, out = _list_places(s, root), root/s.out
     find_format(s.variant)
     try: check_storage(s.storage, root, places['reads'])
@@ -198,13 +197,24 @@ def _train_trial(search, trial, t, latency_ms):
         return 0.0
 
 # %% ../../nbs/tune.ipynb #c014
+def _count_cost(build, img_size): # without memory for the weights
+    with torch.device('meta'): network = build()
+    return dict(parameters=count_parameters(network), macs_m=count_macs(network, img_size)/1e6)
+
+def _measure_cost(search, build, counted, img_size, budgets): # latency_ms: None if over a budget
+    over = any(most and counted[name] > most for name, most in budgets.items())
+    if over: return counted | dict(latency_ms=None, slowdown=None)
+    model = open_untrained(build(), img_size, search.n_classes, search.s.variant)
+    found, slowdown, _ = time_beside(dict(model=model), search.reference, search.reference_ms)
+    return counted | dict(latency_ms=found['model'], slowdown=slowdown)
+
 def _sample(search, trial, folder):
     "Sample a candidate; its train settings, a function that builds it, its parameters and MACs."
     s = search.s
     candidate = sample_candidate(trial, s.space, s.img_sizes, s.backbone)
     t = search.plan_training(candidate, folder, 'short')
     build = partial(build_from, t, search.n_classes, search.root)
-    return candidate, t, build, count_cost(build, candidate['settings']['img_size'])
+    return candidate, t, build, _count_cost(build, candidate['settings']['img_size'])
 
 def _evaluate_trial(search, trial):
     "Sample a network, measure its cost, and train it if it is new and within the budgets; the objective values."
@@ -217,8 +227,7 @@ def _evaluate_trial(search, trial):
     _note(trial, **candidate)
     if values := reuse_result(search.queue, trial, candidate['fingerprint']): return values
     budgets, size = dict(parameters=s.max_parameters, macs_m=s.max_macs_m), candidate['settings']['img_size']
-    timing = search.n_classes, s.variant, search.reference, search.reference_ms
-    cost = measure_cost(build, counted, size, *timing, budgets)
+    cost = _measure_cost(search, build, counted, size, budgets)
     _note(trial, **{k: v for k, v in cost.items() if v is not None})
     within = set_budgets(trial, cost, budgets | dict(latency_ms=s.max_latency_ms))
     f1 = _train_trial(search, trial, t, cost['latency_ms']) if within else 0.0
@@ -230,8 +239,7 @@ def _describe_trial(attrs):
                    same_as='same as trial {}', why='{}')
     return '  '.join(text.format(attrs[k]) for k, text in formats.items() if attrs.get(k) not in (None, ''))
 
-def _run_trial(search, trial):
-    "Evaluate a trial; store its CPU time and print its result."
+def _run_trial(search, trial): # evaluate a trial; store its CPU time and print its result
     cpu, start, plan = process_time(), perf_counter(), trial.user_attrs['plan']
     _note(trial, worker=os.getpid(), sampler_seed=derive_seed(search.s.seed, plan))
     try: return _evaluate_trial(search, trial)
@@ -272,14 +280,12 @@ def _save_candidate(search, trial, folder):
     settings = t.changed() | dict(crops=t.crops, out=t.out)
     write_sealed(folder/'train.yaml', yaml.safe_dump(settings, sort_keys=False), '# {}')
 
-def _remove_candidate(folder):
-    "Remove a network that left the front, unless it was trained or edited."
+def _remove_candidate(folder): # remove a network that left the front, unless it was trained or edited
     if (folder/'train').exists() or is_edited(folder/'train.yaml'): return
     for name in ('network.yaml', 'train.yaml'): (folder/name).unlink(missing_ok=True)
     if not any(folder.iterdir()): folder.rmdir()
 
-def _save_networks(search, chosen, front):
-    "Save the chosen network and the Pareto front."
+def _save_networks(search, chosen, front): # save the chosen network and the Pareto front
     trials = {t.number: t for t in search.queue.trials()}
     _save_candidate(search, trials[chosen.number], search.out/'chosen')
     numbers = {f'{int(row.plan):04d}': row.number for row in front.itertuples()}
@@ -288,8 +294,7 @@ def _save_networks(search, chosen, front):
     for name, number in numbers.items(): _save_candidate(search, trials[number], search.out/'front'/name)
 
 # %% ../../nbs/tune.ipynb #c021
-def _gather_metrics(search, table, long):
-    "The measurements of a study, for the record."
+def _gather_metrics(search, table, long): # the measurements of a study, for the record
     s, trained, hours = search.s, results.select_trained(table), results.measure_hours(search.queue.trials())
     columns = ['plan', 'macro_f1', 'latency_ms', 'parameters', 'macs_m', 'score', 'fingerprint']
     rows = lambda found: json.loads(found.reindex(columns=columns).to_json(orient='records'))

@@ -95,15 +95,13 @@ def _seeded_order(n, bs, seed, epoch, step, done=0):
         yield order[i]
 
 # %% ../../nbs/training/02_checkpoint.ipynb #c015
-def _write_state(path, state):
-    "Write a state and its checksum atomically."
+def _write_state(path, state): # write a state and its checksum atomically
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
     return write_atomically(path, hashlib.sha256(data).digest() + data)
 
-def _read_state(path):
-    "Read a state without executing code in it; None if the checksum does not match."
+def _read_state(path): # read a state without executing code in it; None if the checksum does not match
     data = Path(path).read_bytes()
     if hashlib.sha256(data[32:]).digest() != data[:32]: return None
     return torch.load(io.BytesIO(data[32:]), weights_only=True)

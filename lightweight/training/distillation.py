@@ -198,8 +198,7 @@ def draw_patches(
     held_out = rows.group.isin(apart).to_numpy()
     return pd.DataFrame(dict(file_name=rows.file_name.to_numpy(), x=x, y=y, side=side, watched=held_out))
 
-def _cut_patches(table, root, size, n_workers=2):
-    "Cut patches out of photos, decoding each photo once."
+def _cut_patches(table, root, size, n_workers=2): # cut patches out of photos, decoding each photo once
     def cut(rows):
         path = Path(root)/rows.file_name.iloc[0]
         try: photo = open_photo(path)

@@ -106,8 +106,7 @@ def run_folder(
         yield mine
 
 # %% ../../nbs/training/06_distributed.ipynb #c017
-def _split_batches(order, bs, rank, size):
-    "Yield this process's items of each whole batch."
+def _split_batches(order, bs, rank, size): # yield this process's items of each whole batch
     order = iter(order)
     while len(batch := list(islice(order, bs))) == bs: yield from batch[rank::size]
 
