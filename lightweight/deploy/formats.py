@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Limits', 'LIMITS', 'Format', 'FORMATS', 'TABLE', 'Deployable', 'make_deployable', 'make_metadata', 'make_onnx',
            'to_pixels', 'ask_model', 'check_export', 'find_format', 'pick_precision', 'measure_bytes', 'remove_export',
-           'export_format', 'list_own_files', 'read_table', 'add_rows', 'export_formats', 'read_variants',
-           'open_untrained']
+           'export_format', 'list_own_files', 'read_table', 'clear_stale', 'add_rows', 'export_formats',
+           'read_variants', 'open_untrained']
 
 # %% ../../nbs/deploy/02_formats.ipynb #c003
 import copy, json, os, shutil, sys, time
@@ -254,7 +254,10 @@ def read_table(folder:str|Path)->pd.DataFrame: # one row per variant; empty if t
         raise ValueError(f"{path}: no column {', '.join(missing)}; this is not the table of an export")
     return table.fillna(dict(why=''))
 
-def _clear_stale(folder, checkpoint):
+def clear_stale(
+    folder:Path, # of an export; may be missing
+    checkpoint:str, # SHA-256 of the checkpoint to be exported
+):
     "Remove the files of another checkpoint, and hidden folders of crashed exports after an hour."
     if not folder.is_dir(): return
     with hold_lock(folder/TABLE):
@@ -289,7 +292,7 @@ def export_formats(
     "Export several formats; the table is updated after each."
     for name in names:
         if name not in FORMATS: raise ValueError(f'unknown format {name!r}{suggest(name, FORMATS)}')
-    _clear_stale(Path(folder), info['checkpoint'])
+    clear_stale(Path(folder), info['checkpoint'])
     rows = []
     for name in dict.fromkeys(names):
         rows += (new := export_format(FORMATS[name], network, info, folder, *options))

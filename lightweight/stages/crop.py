@@ -15,7 +15,7 @@ from pydantic import Field
 from ..core.files import check_folder
 from ..core.records import start_record, write_record
 from ..core.settings import ReadPath, WritePath, find_root, resolve_path, settings_main
-from ..data.coco import CocoData, summarise_findings
+from ..data.coco import summarise_findings
 from ..data.groups import pair_copies
 from ..data.crops import STORE_FILES as _STORE_FILES, cut_crops, hold_store, read_crops_info
 from ..data.objects import ObjectSettings, find_annotations, label_objects, pick_large, split_objects
