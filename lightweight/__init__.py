@@ -10,7 +10,8 @@ _MODULES = {
     "models.build": ["build_network"], "models.complexity": ["count_macs", "count_parameters"],
     "metrics.metrics": ["competition_score", "compute_metrics"],
     "training.checkpoint": ["load_checkpoint"], "deploy.runtime": ["Predictor"],
-    **{f"stages.{stage}": [stage, f"{stage.capitalize()}Settings"] for stage in ("crop", "train", "tune", "compress", "export", "evaluate", "compare")}}
+    **{f"stages.{stage}": [stage, f"{stage.capitalize()}Settings"]
+       for stage in ("crop", "train", "tune", "compress", "export", "evaluate", "compare")}}
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = ["__version__", *_PLACES]
 

@@ -265,6 +265,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'lightweight/core/settings.py'),
                                            'lightweight.core.settings._show_default': ( 'core/settings.html#_show_default',
                                                                                         'lightweight/core/settings.py'),
+                                           'lightweight.core.settings._show_values': ( 'core/settings.html#_show_values',
+                                                                                       'lightweight/core/settings.py'),
                                            'lightweight.core.settings.find_root': ( 'core/settings.html#find_root',
                                                                                     'lightweight/core/settings.py'),
                                            'lightweight.core.settings.parse_settings': ( 'core/settings.html#parse_settings',

@@ -81,6 +81,7 @@ def _list_choices(annotation): # the values of a field with several simple types
 def _explain(error, fields):
     name, kind, value = '.'.join(str(p) for p in error['loc']) or 'settings', error['type'], error['input']
     if kind == 'extra_forbidden': return f'unknown parameter {name}{suggest(name, fields)}'
+    if kind == 'missing': return f'{name} is missing'
     first = error['loc'][0] if error['loc'] else ''
     simple = first in fields and kind.endswith(('_parsing', '_type', 'literal_error'))
     if choices := _list_choices(fields[first].annotation) if simple else '':
@@ -177,14 +178,20 @@ def _show_default(value):
     if value is None: return 'none'
     return value or "''" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
+def _show_values(annotation): # the choices in braces, if there are only choices
+    choices = [{bool: ('true', 'false')}.get(k) or get_origin(k) is Literal and get_args(k) for k in _kinds(annotation)]
+    return '{' + ','.join(c for some in choices for c in some) + '}' if all(choices) else 'VALUE'
+
 def _make_parser(cls, prog=None): # one option for each field, and `-f` for a file
     usage = f'%(prog)s [{cls.positional.upper()}] [-f FILE] [--name VALUE …]' if cls.positional else None
     parser = argparse.ArgumentParser(prog=prog, usage=usage, description=cls.__doc__, allow_abbrev=False)
     parser.add_argument('-f', '--file', action='append', help='YAML file with name: value; options take precedence')
     for name, field in cls.model_fields.items():
-        text = f'{field.description or ""} (default: {_show_default(field.default)})'.replace('%', '%%')
+        text = field.description or ''
+        if '(default: ' not in text: text += f' (default: {_show_default(field.default)})'
+        text = text.replace('%', '%%')
         for option, shown in {f'--{name}': argparse.SUPPRESS, '--' + name.replace('_', '-'): text}.items():
-            parser.add_argument(option, dest=name, metavar='VALUE', help=shown, default=argparse.SUPPRESS)
+            parser.add_argument(option, dest=name, metavar=_show_values(field.annotation), help=shown, default=argparse.SUPPRESS)
     return parser
 
 def parse_settings(

@@ -71,7 +71,9 @@ def _refuse(kind, why): return Fit(0, 0, kind=kind, action='refused', detail=why
 
 def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]:
     "How the boxes of a photo are transformed, or why it is refused; a remark about its pixels."
-    if not os.path.isfile(path): return _refuse('missing photo', f'there is no file {describe_value(str(path), 160)}')
+    try: there, why = Path(path).is_file(), 'there is no file'
+    except OSError as error: there, why = False, f'{error.strerror}:'
+    if not there: return _refuse('missing photo', f'{why} {describe_value(str(path), 160)}')
     try:
         with open_image(path) as photo:
             fit = fit_size(read_size(entry), photo.size, read_orientation(photo))

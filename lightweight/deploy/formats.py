@@ -319,4 +319,5 @@ def open_untrained(
     info = dict(classes=[str(i) for i in range(n_classes)], img_size=img_size, resize='squish', context=0, square=True)
     with TemporaryDirectory() as folder:
         path = form.write(make_deployable(network, dict(mean=[.5]*3, std=[.5]*3)), info, Path(folder)/form.file)
-        return _open_variant(path, form.variants[variant])
+        try: return _open_variant(path, form.variants[variant])
+        except ValueError as e: raise ValueError(f'variant = {variant!r}: {e}') from None

@@ -204,7 +204,10 @@ def _write_answers(out, answers, args, classes, document):
     if args.format == 'coco': print(_dump(_make_coco(document, classes, answers)), file=out)
     elif args.format == 'csv': _write_csv(out, rows, classes, document is not None)
     elif args.stream: out.writelines(f'{_dump(row)}\n' for row in rows)
-    else: print('[' + ',\n '.join(map(_dump, rows)) + ']', file=out)
+    else: # a list, written row by row
+        out.write('[')
+        for i, row in enumerate(rows): out.write(',\n '*(i > 0) + _dump(row))
+        print(']', file=out)
 
 # %% ../../nbs/deploy/04_predict.ipynb #c052
 def _make_parser():

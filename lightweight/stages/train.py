@@ -237,7 +237,8 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
 
 def _run(s):
     s = apply_preset(s)
-    if s.preset != 'none': print(f'preset {s.preset}: values of configs/presets/{s.preset}.yaml, except what was set')
+    if s.preset != 'none': print(f'preset {s.preset}: values of configs/presets/{s.preset}.yaml, except what was set'
+                                  + '; the network is that of start'*bool(s.start))
     if s.find_lr:
         run = prepare_run(s)
         learn = make_learner(run.dls, run.network, run.loss, settle_run(s, run)[0], s.out, run.info)

@@ -47,7 +47,9 @@ def save_checkpoint(
 
 def read_checkpoint_info(path:str|Path)->dict: # as given to `save_checkpoint`, and the network's recipe
     "Read the information of a checkpoint without its weights."
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint; train first')
+    if not (path := Path(path)).is_file():
+        raise FileNotFoundError(f'{path}: ' + ('this is a folder; name its model.safetensors' if path.is_dir() else
+                                               'no such checkpoint; train first'))
     try:
         with safetensors.safe_open(path, 'pt') as f: text = (f.metadata() or {}).get('lightweight')
     except (safetensors.SafetensorError, OSError) as e:

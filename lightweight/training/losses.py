@@ -54,6 +54,9 @@ def make_loss(
     if len(counts) < 2: raise ValueError(f'counts: {counts}; expected one count per class, for at least 2 classes')
     if empty := [i for i, c in enumerate(counts) if c < 1]:
         raise ValueError(f'counts: no training crops for class number {empty} in {counts}; expected at least 1 each')
+    limits = dict(smoothing=(smoothing, 1), gamma=(gamma, float('inf')), tau=(tau, float('inf')), beta=(beta, 1))
+    for key, (value, end) in limits.items():
+        if not 0 <= value < end: raise ValueError(f'{key}: {value}; expected from 0 to below {end}')
     counts = torch.tensor(counts, dtype=torch.float64)
     n_effective = (1 - beta**counts)/(1 - beta)
     weights = (1/n_effective)/(1/n_effective).mean()
