@@ -73,10 +73,15 @@ _notebook_names = {'In', 'Out', 'exit', 'quit', 'get_ipython'}
 _plain = str, int, float, bool, list, tuple, dict, type(None)
 _null = ''': a lone ~, null or nothing behind the colon is null; write "~/" for the home folder, '' for an empty text'''
 
+_truth = {bool: ('true', 'false')}
+_words = _truth | {int: ('a whole number',), float: ('a number',), type(None): ('none',)}
+
+def _list_values(annotation, words): # the choices of a field, with words for simple types; empty if a type has none
+    values = [get_args(k) if get_origin(k) is Literal else words.get(k, ()) for k in _kinds(annotation)]
+    return [str(v) for some in values for v in some] if all(values) else []
+
 def _list_choices(annotation): # the values of a field with several simple types, in words
-    words = {bool: ['true', 'false'], int: ['a whole number'], float: ['a number'], type(None): ['none']}
-    choices = [get_args(k) if get_origin(k) is Literal else words.get(k, ()) for k in _kinds(annotation)]
-    return ', '.join(str(c) for some in choices for c in some) if len(choices) > 1 and all(choices) else ''
+    return ', '.join(_list_values(annotation, _words)) if len(_kinds(annotation)) > 1 else ''
 
 def _explain(error, fields):
     name, kind, value = '.'.join(str(p) for p in error['loc']) or 'settings', error['type'], error['input']
@@ -179,8 +184,8 @@ def _show_default(value):
     return value or "''" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 def _show_values(annotation): # the choices in braces, if there are only choices
-    choices = [{bool: ('true', 'false')}.get(k) or get_origin(k) is Literal and get_args(k) for k in _kinds(annotation)]
-    return '{' + ','.join(c for some in choices for c in some) + '}' if all(choices) else 'VALUE'
+    choices = _list_values(annotation, _truth)
+    return '{' + ','.join(choices) + '}' if choices else 'VALUE'
 
 def _make_parser(cls, prog=None): # one option for each field, and `-f` for a file
     usage = f'%(prog)s [{cls.positional.upper()}] [-f FILE] [--name VALUE …]' if cls.positional else None
