@@ -19,7 +19,7 @@ from torch import nn
 from torch_pruning.ops import OPTYPE
 
 from ..core.settings import Settings
-from ..models.build import CutNetwork, build_network, split_blocks
+from ..models.build import CutNetwork, build_network, learn_categories, split_blocks
 from ..models.complexity import count_parameters
 from ..models.genotype import parse_genotype
 from ..models.layers import LAYERS, round_width
@@ -270,15 +270,17 @@ def prune_depth(
 
 # %% ../../nbs/compression/01_pruning.ipynb #c071
 def _cut_genotype(network, recipe, n): # one of our own networks, cut after a block
-    made = build_network(parse_genotype(recipe['genotype'], recipe['name']), recipe['n_classes'], cut=n)
+    genotype, own = parse_genotype(recipe['genotype'], recipe['name']), {k: recipe.get(k) for k in ('n_classes', 'class_of')}
+    made = build_network(genotype, **own, cut=n)
     for i in range(n + 1): made.layers[i] = network.layers[i]
     return made
 
 def _cut_library(network, recipe, n): # a network of a library, cut after a block; dropped blocks count
     stem, blocks = (network.stem, network.blocks) if isinstance(network, CutNetwork) else split_blocks(network.net)
-    made = CutNetwork(list(stem), list(blocks)[:n], recipe['n_classes'])
-    dropped = [d for d in recipe.get('dropped', ()) if d <= n]
-    made.recipe = dict(name=recipe['name'], n_classes=recipe['n_classes'], cut=n, dropped=dropped)
+    made = CutNetwork(list(stem), list(blocks)[:n], network.classifier.out_features)
+    if class_of := recipe.get('class_of'): learn_categories(made, class_of)
+    own = {k: recipe[k] for k in ('name', 'n_classes', 'class_of') if k in recipe}
+    made.recipe = own | dict(cut=n, dropped=[d for d in recipe.get('dropped', ()) if d <= n])
     return update_recipe(made)
 
 def cut_after(

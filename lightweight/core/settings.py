@@ -87,6 +87,7 @@ def _explain(error, fields):
     name, kind, value = '.'.join(str(p) for p in error['loc']) or 'settings', error['type'], error['input']
     if kind == 'extra_forbidden': return f'unknown parameter {name}{suggest(name, fields)}'
     if kind == 'missing': return f'{name} is missing'
+    if kind == 'value_error' and not error['loc']: return error['msg'].removeprefix('Value error, ') # of several fields
     first = error['loc'][0] if error['loc'] else ''
     simple = first in fields and kind.endswith(('_parsing', '_type', 'literal_error'))
     if choices := _list_choices(fields[first].annotation) if simple else '':

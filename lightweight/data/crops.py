@@ -143,7 +143,8 @@ def read_manifest(
 
 _papers = ('crops.json', 'manifest.csv', 'splits.csv', 'record.json') # the last two are written by the crop stage
 DECODED = re.compile(rf"decoded-[0-9a-f]{{16}}-\d+px-({'|'.join(get_args(Method))})\.npy") # decoded crops
-_decoded = (f'decoded-{HEX16}-*px-*.npy', f'.decoded-{HEX16}-*px-*.npy.*.part')
+_decoded = (f'decoded-{HEX16}-*px-*.npy', f'.decoded-{HEX16}-*px-*.npy.*.part',
+            f'probe-{HEX16}.npy', f'.probe-{HEX16}.npy.part') # the last two: features of a probe
 SHARED_FILES = ('crops.json', 'manifest.csv', *_decoded) # patterns of the files of `share_crops`
 STORE_FILES = (*_papers, *_decoded, *(f'{split}/*/*_*_[0-9]*.jpg' for split in SPLITS)) # patterns of all files
 

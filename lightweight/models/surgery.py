@@ -16,13 +16,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.console import suggest
-from .build import CutNetwork, build_network, split_blocks
+from .build import CutNetwork, FeatureNetwork, build_network, learn_categories, split_blocks
 from .genotype import Network, find_mismatch, make_network, parse_genotype, to_dict, to_genotype
 from .layers import GlobalPool
 
 # %% ../../nbs/models/04_surgery.ipynb #c034
 def list_blocks(net:nn.Module)->dict[str, nn.Module]: # path → block, in order of use; the first is number 1
     "List the blocks of a network."
+    if isinstance(net, FeatureNetwork):
+        raise ValueError(f"{net.recipe['name']} is made of several views; its blocks cannot be removed")
     if isinstance(net, Network):
         layers = list(net.layers)
         blocks = layers[1:[type(m) for m in layers].index(GlobalPool)]
@@ -92,12 +94,12 @@ def _narrow_network(net, widths): # changed in place, with its recipe; each laye
     net.recipe = {**net.recipe, 'widths': widths}
     return net
 
-_fields = ('name', 'n_classes', 'cut', 'head_width', 'dropout', 'genotype', 'dropped', 'widths')
+_fields = ('name', 'n_classes', 'class_of', 'parts', 'cut', 'head_width', 'dropout', 'genotype', 'dropped', 'widths')
 
 def _check_recipe(recipe):
     if unknown := [key for key in recipe if key not in _fields]:
         raise ValueError(f'recipe: unknown field {unknown[0]!r}{suggest(unknown[0], _fields)}')
-    if missing := [k for k in _fields[:2] if k not in recipe]: raise ValueError(f"recipe: missing {', '.join(missing)}")
+    if missing := [k for k in ('name', 'n_classes') if k not in recipe]: raise ValueError(f"recipe: missing {', '.join(missing)}")
     if 'genotype' in recipe and (twice := [key for key in _fields[-2:] if key in recipe]):
         raise ValueError(f'recipe: {twice[0]} says again what the genotype says; leave one of them out')
 
@@ -105,7 +107,9 @@ def rebuild_network(recipe:dict)->nn.Module: # same names and shapes of tensors,
     "Build a network from its recipe."
     _check_recipe(recipe)
     if 'genotype' in recipe:
-        net = make_network(parse_genotype(recipe['genotype'], f"recipe of {recipe['name']}"), recipe['n_classes'])
+        genotype, class_of = parse_genotype(recipe['genotype'], f"recipe of {recipe['name']}"), recipe.get('class_of')
+        net = make_network(genotype, len(class_of or range(recipe['n_classes'])))
+        if class_of: learn_categories(net, class_of)
         net.recipe = dict(recipe)
         return net
     net = build_network(**{k: v for k, v in recipe.items() if k not in _fields[-2:]})
@@ -134,6 +138,9 @@ class _Tracer(fx.Tracer):
         return isinstance(m, (nn.modules.conv._ConvNd, _BatchNorm)) or super().is_leaf_module(m, name)
 
 def _find_pairs(network): # names of the convolutions, and of the batch norms that can be folded into them
+    if isinstance(network, FeatureNetwork):
+        nets = enumerate(network.backbones)
+        return [tuple(f'backbones.{i}.{name}' for name in pair) for i, net in nets for pair in _find_pairs(net)]
     try: nodes = [n for n in _Tracer().trace(network).nodes if n.op == 'call_module']
     except Exception: return []         # tracing executes the network's code
     modules, calls = dict(network.named_modules()), [n.target for n in nodes]

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Literal
 
 from fastai.torch_core import set_seed
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 import lightweight.training.distillation as distillation
@@ -23,19 +23,21 @@ from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import hash_data, hash_file, read_record, start_record, write_record
 from ..core.settings import ReadPath, WritePath, find_root, read_yaml, resolve_path, settings_main
 from ..data.augment import DataSettings
-from ..data.crops import name_crops, read_crops_info
-from ..data.loaders import make_dataloaders
+from ..data.crops import name_crops, read_crops_info, read_manifest
+from ..data.loaders import list_categories, make_dataloaders
 from ..deploy.formats import list_own_files as _list_exports
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
+from ..models.layers import CategoryLinear
 from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.distributed import join_world, run_folder, share_training
 from ..training.learner import TrainingSettings, fit, make_learner
 from ..training.losses import make_loss
+from ..training.probe import Probe, cross_fit, is_probe
 from ..training.trackers import TRACKER_FILES, check_tracker, follow_run
 
 # %% ../../nbs/train.ipynb #c006
-_of_network = ('network', 'cut', 'head_width', 'pretrained', 'dropout')
+_of_network = ('network', 'cut', 'head_width', 'pretrained', 'dropout', 'labels')
 
 class TrainSettings(DataSettings, TrainingSettings):
     "Train a network on the train crops; keep the epoch with the highest macro-F1 on the valid crops."
@@ -49,6 +51,9 @@ class TrainSettings(DataSettings, TrainingSettings):
     start:ReadPath = Field('', description='model.safetensors to fine-tune, with its own network (default: none)')
     head_width:int|None = Field(None, ge=1, description='channels of a 1x1 convolution before pooling (cut networks)')
     dropout:float = Field(0.0, ge=0, lt=1, description='dropout probability before the classifier')
+    labels:Literal['classes','categories'] = Field('classes', description='what the network learns; categories: the '
+                                                   'finer labels of the class map, added up to classes')
+    probe:bool = Field(False, description='first fit the classifier by logistic regression on the features of the plain crops')
     loss:Literal['cross_entropy','logit_adjusted','class_balanced','focal'] = Field(
         'cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     tau:float = Field(1.0, ge=0, le=2, description='strength of the logit adjustment, 0 to 2 (logit_adjusted only)')
@@ -62,6 +67,13 @@ class TrainSettings(DataSettings, TrainingSettings):
     tracker:Literal['none','tensorboard','wandb','mlflow'] = Field('none', description='additional experiment tracker')
     resume:bool|Literal['auto'] = Field('auto', description='resume an interrupted run; auto: if any; true: required')
     find_lr:bool = Field(False, description='run the learning rate finder first; lr stays as it is set')
+
+    @model_validator(mode='after')
+    def check_epochs(self):
+        "Refuse a run in which nothing is fitted."
+        if self.epochs + self.freeze_epochs + self.probe: return self
+        raise ValueError('epochs = 0: nothing would be trained; choose epochs = 1 or more, or probe = true')
+
     def read_preset(self)->dict: # option → value
         "Read the values of the preset, without those of the network if `start` has its own."
         if self.preset in ('auto', 'none'): return {}
@@ -100,10 +112,11 @@ def build_from(
     n_classes:int, # outputs
     root:Path, # the repository
     pretrained:bool|str=False, # as for `build_network`
+    class_of:list[int]|None=None, # class number of each category, if it is to learn categories
 )->nn.Module:
     "Build the network that settings describe."
     name = resolve_network(s.network, root)
-    return build_network(name, n_classes, pretrained, s.cut, root, s.head_width, s.dropout or None)
+    return build_network(name, n_classes, pretrained, s.cut, root, s.head_width, s.dropout or None, class_of)
 
 def _load_start(s, root, classes):
     "The network of the checkpoint `start`, mean and std of its pixels, and metadata for the new checkpoint."
@@ -121,8 +134,10 @@ def _make_network(s, root, classes): # the network, mean and std of its pixels, 
     if s.start: return _load_start(s, root, classes)
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     mean, std = normalization(resolve_network(s.network, root))
+    class_of = list_categories(read_manifest(root/s.crops))[1] if s.labels == 'categories' else []
     set_seed(s.seed)
-    return build_from(s, len(classes), root, pretrained), mean, std, {}
+    finer = class_of if len(class_of) > len(classes) else None
+    return build_from(s, len(classes), root, pretrained, finer), mean, std, {}
 
 def find_teacher(
     s:TrainSettings, # the settings
@@ -137,10 +152,13 @@ def find_teacher(
     shown = '' if crops['settings']['square'] or s.teacher_view != 'same' else s.resize
     return distillation.check_teacher(resolve_path(s.teacher, root), crops['splits'], crops['classes'], shown)
 
-def _make_distillation(s, root, path, dls, info): # the callback that adds the distillation loss
-    if s.teacher_view == 'same': teacher = distillation.load_teacher(path, info['mean'], info['std']).to(dls.device)
+def _make_distillation(s, root, path, dls, info, fine): # the callback that adds the distillation loss
+    if s.teacher_view == 'same':
+        teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
     else:
-        logits = distillation.open_logits(path, root/s.crops, s.teacher_view == 'crop+mirror', dls.device)
+        store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
+        if is_probe(runs.read_checkpoint_info(path)): logits = cross_fit(path, store, dls.device, fine)
+        else: logits = distillation.open_logits(path, store, mirror, dls.device, fine)
         teacher = distillation.look_up(logits, dls)
     return distillation.Distill(teacher, s.temperature, s.teacher_weight)
 
@@ -161,7 +179,8 @@ def prepare_run(
     info = dict(classes=list(dls.vocab), img_size=s.img_size, resize=s.resize, mean=list(mean), std=list(std),
                 crops=s.crops, split=crops['splits'], settings=pick_decisive(s), **origin)
     if teacher: info['teacher'] = hash_file(teacher)
-    cbs = [_make_distillation(s, root, teacher, dls, info)] if teacher else []
+    fine = isinstance(network.classifier, CategoryLinear)
+    cbs = [_make_distillation(s, root, teacher, dls, info, fine)] if teacher else []
     return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs)
 
 def settle_run(
@@ -207,8 +226,9 @@ def _train(s, root, out, run, world, bar, say, make):
     key = hash_data([inputs, world.size, pick_decisive(s)])
     settled, choices = world.broadcast(settle_run(s, run, state if state and state['key'] == key else None))
     chosen = json.dumps({k: v for k, v in settled if v != getattr(s, k)})
-    learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, run.cbs, key, chosen)
-    resumed = runs.resume_or_clear(learn, s.resume, out, 'train', OWN_FILES, s.freeze_epochs + s.epochs)
+    probe = Probe(root/s.crops, run.info, say) if s.probe else None
+    learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, run.cbs, key, chosen, probe=probe)
+    resumed = runs.resume_or_clear(learn, s.resume, out, 'train', OWN_FILES, learn.keeper.n_epochs)
     for line in [resumed] if resumed else _explain_start(run.info) + choices: say(line)
     try:
         with follow_run(s.tracker if world.main else 'none', out, s.model_dump(), run.info) as followers:

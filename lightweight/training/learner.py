@@ -16,24 +16,27 @@ from typing import Literal
 import pandas as pd
 import torch
 from fastai.basics import SGD, AccumMetric, Adam, Callback, DataLoaders, L, Learner, noop, risinstance
+from fastai.callback.hook import Hook
 from fastai.callback.all import ChannelsLast, CutMix, MixUp, ProgressCallback # and adds fit_one_cycle to Learner
 from pydantic import Field
 from sklearn.metrics import accuracy_score
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.console import open_progress
 from ..core.files import write_atomically
 from ..core.settings import Settings
-from ..data.loaders import use_threads
+from ..data.loaders import list_categories, use_threads
 from ..metrics.metrics import macro_f1
+from ..models.layers import CategoryLinear
 from .autotune import ProgressiveResizing, precision_callbacks
 from .checkpoint import Saver, deterministic_algorithms, save_checkpoint
 
 # %% ../../nbs/training/05_learner.ipynb #c007
 class TrainingSettings(Settings):
     "Hyperparameters of the training."
-    epochs:int = Field(16, ge=1, le=10_000, description='epochs in which all weights are trained')
+    epochs:int = Field(16, ge=0, le=10_000, description='epochs in which all weights are trained; 0: only with probe')
     freeze_epochs:int = Field(0, ge=0, description='epochs before them in which only the classifier is trained')
     optimizer:Literal['sgd','adamw'] = Field('sgd', description='SGD with momentum, or AdamW')
     lr:float = Field(0.05, gt=0, le=10, description='maximum learning rate of the one-cycle schedule')
@@ -51,6 +54,7 @@ class TrainingSettings(Settings):
     n_threads:int = Field(0, ge=0, le=1024, description='CPU threads; 0: one or all, whichever is faster')
     compile:bool = Field(False, description='torch.compile, if the run is long enough to break even')
     progressive:bool = Field(False, description='progressive resizing: smaller images in the first two thirds')
+    freeze_bn:bool = Field(False, description='keep the running statistics of the batch norms')
     seed:int = Field(2021, ge=0, description='seed of initial weights, order and augmentation')
 
 # %% ../../nbs/training/05_learner.ipynb #c025
@@ -85,9 +89,10 @@ class _Keeper(Callback):
     def before_epoch(self): self.start = time.perf_counter()
 
     def after_validate(self):
-        values = dict(zip(self.recorder.metric_names[1:], self.recorder.log[1:]))
+        names, log = self.recorder.metric_names[1:-1], self.recorder.log[1:] # without the time; a probe has no train_loss
+        values = dict.fromkeys(names, float('nan')) | dict(zip(names[-len(log):], log))
         seconds, value = round(time.perf_counter() - self.start, 2), values[self.monitor]
-        rate = float(self.recorder.lrs[-1])
+        rate = float(self.recorder.lrs[-1]) if self.recorder.lrs else 0.0
         self.rows.append(dict(epoch=len(self.rows) + 1) | values | dict(lr=rate, seconds=seconds))
         self.write_history()
         improved, self.best = value > self.best, max(value, self.best)
@@ -103,7 +108,8 @@ class _Keeper(Callback):
 
     def _line(self, epoch, train_loss, valid_loss, lr, seconds, **metrics):
         shown = '  '.join(f'{name} {value:.3f}' for name, value in metrics.items())
-        return f'epoch {epoch:3}/{self.n_epochs}  loss {train_loss:.3f} / {valid_loss:.3f}  {shown}  {seconds:.1f} s'
+        trained = f'{train_loss:.3f} / '*(train_loss == train_loss) # NaN: nothing was trained
+        return f'epoch {epoch:3}/{self.n_epochs}  loss {trained}{valid_loss:.3f}  {shown}  {seconds:.1f} s'
 
     def state_dict(self): return dict(rows=self.rows, best=self.best)
     def load_state_dict(self, state): self.rows, self.best = state['rows'], state['best']
@@ -124,9 +130,9 @@ class _ShowProgress(Callback):
 
     def before_train(self):
         if self.shown is not None: return
-        saver, n = self.learn.saver, len(self.dls.train)
-        done = saver.epochs_done*n + saver.done
-        self.shown = self.open_progress(self.n_epochs*n, unit='steps', done=done, say=self.say)
+        s, step = self.learn.settings, self.learn.saver.step
+        n_steps = (s.freeze_epochs + s.epochs)*len(self.dls.train)
+        self.shown = self.open_progress(n_steps, unit='steps', done=step, say=self.say)
 
     def after_batch(self):
         if not self.training: return
@@ -140,6 +146,38 @@ class _ShowProgress(Callback):
 
     def close(self):
         if self.shown is not None: self.shown.close()
+
+# %% ../../nbs/training/05_learner.ipynb #n9d245bb
+class _FreezeStatistics(Callback):
+    "Use and keep the running statistics of all batch norms during training."
+    def before_train(self): # after fastai has put the network in training mode
+        for m in self.learn.model.modules():
+            if isinstance(m, _BatchNorm): m.eval()
+
+# %% ../../nbs/training/05_learner.ipynb #n439cfd9
+class _LearnCategories(Callback):
+    "Train on the categories of the crops, validate on their classes."
+    order = -5 # before mixup
+    def __init__(self, layer): self.layer = layer
+    def before_fit(self):
+        numbers, class_of = list_categories(self.dls.manifest)
+        if class_of != self.layer.members.argmax(1).tolist():
+            raise ValueError('labels: the network has learnt other categories than these crops have')
+        self.numbers, self.losses = torch.from_numpy(numbers), (self.loss_func.refine(class_of), self.loss_func)
+        self.seen = Hook(self.layer, lambda layer, given, out: given[0], detach=False)
+
+    def before_train(self): self.learn.loss_func = self.losses[0]
+    def before_validate(self): self.learn.loss_func = self.losses[1]
+    def before_batch(self):
+        if self.training: self.learn.yb = (self.numbers[self.dls.train_batch.rows.tolist()].to(self.x.device),)
+
+    def after_pred(self):
+        if self.training: self.learn.pred = self.layer.score_categories(self.seen.stored)
+
+    def after_cancel_fit(self): self.after_fit()
+    def after_fit(self):
+        self.seen.remove()
+        self.learn.loss_func = self.losses[1]
 
 # %% ../../nbs/training/05_learner.ipynb #c029
 def _split_params(network):
@@ -166,29 +204,36 @@ def make_learner(
     metrics:Sequence=(), # default: macro-F1 and accuracy
     splitter:Callable=_split_params, # network → groups of parameters, the last of which is trained while frozen
     keep:Mapping=MappingProxyType({}), # options of the keeper: monitor, fname and pick
+    probe:Callback|None=None, # sets the classifier before the first epoch
 )->Learner: # with .keeper, .saver and .settings
     "Create a fastai Learner."
     if 'auto' in (s.precision, s.channels_last): raise ValueError('settings hold auto: call resolve_auto first')
+    n_epochs = (probe is not None) + s.freeze_epochs + s.epochs
+    if not n_epochs: raise ValueError('epochs = 0: nothing would be trained; choose 1 or more')
     opt = partial(SGD, mom=s.momentum) if s.optimizer == 'sgd' else partial(Adam, mom=s.momentum, decouple_wd=True)
-    keeper, average = _Keeper(out, info, s.freeze_epochs + s.epochs, say, **keep), [_WeightEMA(s.ema)]*(s.ema > 0)
+    keeper, average = _Keeper(out, info, n_epochs, say, **keep), [_WeightEMA(s.ema)]*(s.ema > 0)
     mix = {'none': [], 'mixup': [MixUp(s.mix_alpha)], 'cutmix': [CutMix(s.mix_alpha)]}[s.mix]
     saver = Saver(out, s.seed, dict(keeper=keeper) | {'average': a for a in average}, s.checkpoint_every, key, note)
-    resizing = [ProgressiveResizing(info['img_size'], s.epochs)] if s.progressive else []
+    own = [probe]*(probe is not None)
+    if isinstance(getattr(network, 'classifier', None), CategoryLinear): own += [_LearnCategories(network.classifier)]
+    if s.freeze_bn: own += [_FreezeStatistics()]
+    if s.progressive: own += [ProgressiveResizing(info['img_size'], s.epochs)]
     progress = [_ShowProgress(keeper.n_epochs, say)] if bar else []
-    cbs = [*precision_callbacks(s.precision, dls.device), keeper, *resizing, *average, *mix,
+    cbs = [*precision_callbacks(s.precision, dls.device), keeper, *own, *average, *mix,
            *[ChannelsLast()]*s.channels_last, _StopAtNaN(), saver, *progress, *cbs]
     learn = Learner(dls, network.to(dls.device), loss_func=loss, opt_func=opt, splitter=splitter, wd=s.wd, cbs=cbs,
                     metrics=metrics or _classification_metrics(len(dls.vocab)), path=Path(out))
-    learn.settings = s
+    learn.settings, learn.probe = s, probe
     learn.remove_cb(ProgressCallback) # `_ShowProgress` takes its place
     if s.compile: learn.model.compile()
     return learn
 
 def fit(learn:Learner)->pd.DataFrame: # one row per epoch: losses, metrics, lr, seconds
-    "Train the classifier (if `freeze_epochs` is set), then all weights; resume from a saved state."
+    "Fit the probe, if any, train the classifier (with `freeze_epochs`), then all weights; resume from a saved state."
     s, saver = learn.settings, learn.saver
     cycle, body = dict(pct_start=s.warmup, moms=(s.momentum,)*3), slice(s.lr*s.body_lr, s.lr)
-    phases = (s.freeze_epochs, s.lr, learn.freeze), (s.epochs, body if s.body_lr < 1 else s.lr, learn.unfreeze)
+    phases = [(int(learn.probe is not None), s.lr, noop), (s.freeze_epochs, s.lr, learn.freeze),
+              (s.epochs, body if s.body_lr < 1 else s.lr, learn.unfreeze)]
     threads = use_threads(s.n_threads or torch.get_num_threads())
     with learn.no_logging(), deterministic_algorithms(s.deterministic), threads:
         try:

@@ -38,6 +38,10 @@ class _CrossEntropy(nn.Module):
         soft = targets.float() if targets.is_floating_point() else F.one_hot(targets.long(), self.n_classes).float()
         return soft*(1 - self.smoothing) + self.smoothing/self.n_classes
 
+    def refine(self, class_of): # the same loss for categories: each has the offset and the weight of its class
+        offsets, weights = self.offsets[class_of], self.weights[class_of]
+        return _CrossEntropy(len(class_of), self.smoothing, offsets, weights, self.gamma)
+
     def activation(self, logits): return logits.float().softmax(dim=-1)
     def decodes(self, logits): return logits.argmax(dim=-1)
 
