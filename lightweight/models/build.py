@@ -156,7 +156,7 @@ class FeatureNetwork(Block):
 
     def look(self, x:torch.Tensor, part:Part)->torch.Tensor: # (n, 3, side, side) → (n, 3, size, size)
         "Cut the view of a part out of a batch."
-        side = round(x.shape[-1]*part.view)
+        side = int(int(x.shape[-1])*part.view + .5)
         top, left = (x.shape[-2] - side)//2, (x.shape[-1] - side)//2
         x = x[:, :, top:top + side, left:left + side]
         return x if side == part.size else F.interpolate(x, (part.size,)*2, mode='bilinear')

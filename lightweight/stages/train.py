@@ -28,7 +28,6 @@ from ..data.loaders import list_categories, make_dataloaders
 from ..deploy.formats import list_own_files as _list_exports
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
-from ..models.layers import CategoryLinear
 from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.distributed import join_world, run_folder, share_training
 from ..training.learner import TrainingSettings, fit, make_learner
@@ -152,12 +151,16 @@ def find_teacher(
     shown = '' if crops['settings']['square'] or s.teacher_view != 'same' else s.resize
     return distillation.check_teacher(resolve_path(s.teacher, root), crops['splits'], crops['classes'], shown)
 
-def _make_distillation(s, root, path, dls, info, fine): # the callback that adds the distillation loss
+def _make_distillation(s, root, path, dls, info, network): # the callback that adds the distillation loss
+    class_of, known = network.recipe.get('class_of'), runs.read_checkpoint_info(path)
+    fine = class_of is not None
+    if fine and known['recipe'].get('class_of') != class_of:
+        raise ValueError(f'teacher = {s.teacher}: it has not learnt the categories of these crops; choose labels = classes')
     if s.teacher_view == 'same':
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
-        if is_probe(runs.read_checkpoint_info(path)): logits = cross_fit(path, store, dls.device, fine)
+        if is_probe(known): logits = cross_fit(path, store, dls.device, fine)
         else: logits = distillation.open_logits(path, store, mirror, dls.device, fine)
         teacher = distillation.look_up(logits, dls)
     return distillation.Distill(teacher, s.temperature, s.teacher_weight)
@@ -179,8 +182,7 @@ def prepare_run(
     info = dict(classes=list(dls.vocab), img_size=s.img_size, resize=s.resize, mean=list(mean), std=list(std),
                 crops=s.crops, split=crops['splits'], settings=pick_decisive(s), **origin)
     if teacher: info['teacher'] = hash_file(teacher)
-    fine = isinstance(network.classifier, CategoryLinear)
-    cbs = [_make_distillation(s, root, teacher, dls, info, fine)] if teacher else []
+    cbs = [_make_distillation(s, root, teacher, dls, info, network)] if teacher else []
     return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs)
 
 def settle_run(

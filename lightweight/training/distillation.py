@@ -142,7 +142,7 @@ def _fill(part, shape, dtype, make, label, step):
         start, row = f.tell(), int(np.prod(shape[1:]))*dtype.itemsize
         done = max(0, part.stat().st_size - start)//row
         f.seek(start + done*row)
-        with open_progress(shape[0] - done, label) as progress:
+        with open_progress(shape[0] - done, label, 'images') as progress:
             for i in range(done, shape[0], step):
                 rows = make(i, min(i + step, shape[0]))
                 f.write(np.ascontiguousarray(rows, dtype).tobytes()); f.flush(); os.fsync(f.fileno())

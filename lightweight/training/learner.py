@@ -223,7 +223,7 @@ def make_learner(
            *[ChannelsLast()]*s.channels_last, _StopAtNaN(), saver, *progress, *cbs]
     learn = Learner(dls, network.to(dls.device), loss_func=loss, opt_func=opt, splitter=splitter, wd=s.wd, cbs=cbs,
                     metrics=metrics or _classification_metrics(len(dls.vocab)), path=Path(out))
-    learn.settings, learn.probe = s, probe
+    learn.settings, learn.fits_probe = s, probe is not None
     learn.remove_cb(ProgressCallback) # `_ShowProgress` takes its place
     if s.compile: learn.model.compile()
     return learn
@@ -232,7 +232,7 @@ def fit(learn:Learner)->pd.DataFrame: # one row per epoch: losses, metrics, lr, 
     "Fit the probe, if any, train the classifier (with `freeze_epochs`), then all weights; resume from a saved state."
     s, saver = learn.settings, learn.saver
     cycle, body = dict(pct_start=s.warmup, moms=(s.momentum,)*3), slice(s.lr*s.body_lr, s.lr)
-    phases = [(int(learn.probe is not None), s.lr, noop), (s.freeze_epochs, s.lr, learn.freeze),
+    phases = [(int(learn.fits_probe), s.lr, noop), (s.freeze_epochs, s.lr, learn.freeze),
               (s.epochs, body if s.body_lr < 1 else s.lr, learn.unfreeze)]
     threads = use_threads(s.n_threads or torch.get_num_threads())
     with learn.no_logging(), deterministic_algorithms(s.deterministic), threads:

@@ -1,0 +1,97 @@
+"A linear probe as an answer, as a start and as a teacher, on crops whose classes have finer categories."
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_house import ROOT
+
+from lightweight.compression.pruning import cut_after
+from lightweight.core.files import list_files
+from lightweight.data.crops import read_manifest
+from lightweight.data.loaders import list_categories
+from lightweight.deploy.runtime import Predictor
+from lightweight.stages.crop import CropSettings, crop
+from lightweight.stages.export import ExportSettings, export
+from lightweight.stages.train import TrainSettings, apply_preset, train
+from lightweight.training.checkpoint import load_checkpoint, read_checkpoint_info
+
+CLASSES = {"Plastic film": "Plastic", "Clear plastic bottle": "Plastic", "Drink can": "Metal", "Normal paper": "Paper", "Drink carton": "Paperpack",
+           "Foam food container": "Styrofoam", "Cigarette": ""}
+FAST = dict(precision="fp32", channels_last=True, n_threads=1)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    "Crops of five classes with six categories, and a run of the quick preset on them with small views."
+    folder = tmp_path_factory.mktemp("probe")
+    rows = [f"{category},{label}" for category, label in CLASSES.items()]
+    (folder/"classes.csv").write_text("\n".join(["category,label", *rows, ""]))
+    cut(folder)
+    parts = [dict(network="timm:tf_efficientnet_lite0", size=64, view=view, pool=["mean", "centre"]) for view in (1, .8)]
+    (folder/"views.yaml").write_text(json.dumps(dict(parts=parts)))
+    settings = TrainSettings(crops=str(folder/"crops"), preset="quick", network=str(folder/"views.yaml"), img_size=80, out=str(folder/"run"), **FAST)
+    lines = []
+    result = train(apply_preset(settings), ROOT, say=lines.append)
+    return folder, result, lines
+
+
+def cut(folder):
+    crop(CropSettings(out=str(folder/"crops"), class_map=str(folder/"classes.csv")), ROOT)
+
+
+def run(folder, out, **options):
+    settings = TrainSettings(crops=str(folder/"crops"), out=str(folder/out), **dict(img_size=64, epochs=1) | FAST | options)
+    return train(settings, ROOT, say=lambda line: None)
+
+
+def test_quick_fits_a_probe_of_categories(probe):
+    folder, result, lines = probe
+    _, class_of = list_categories(read_manifest(folder/"crops"))
+    network, info = load_checkpoint(folder/"run/model.safetensors")
+    assert len(class_of) > len(info["classes"]) and network.recipe["class_of"] == class_of
+    assert network.classifier.out_features == len(class_of) and len(result.history) == 1
+    assert any(line.startswith("probe: C chosen on valid") for line in lines) and result.record["metrics"]["valid"]["macro_f1"] > 0.5
+    assert any(name.startswith("probe-") for name in list_files(folder/"crops"))       # the features are kept
+    cut(folder)                                                                         # and belong to the crops
+
+
+def test_its_file_answers_like_the_checkpoint(probe):
+    folder, result, _ = probe
+    export(ExportSettings(run=str(folder/"run"), formats=["onnx"]), ROOT)
+    predictor = Predictor(next(folder.glob("run/export/*.onnx")))
+    columns = [f"p({name})" for name in result.classes]
+    for row in result.valid.head(20).to_dict("records"):
+        with Image.open(row["path"]) as photo: answer = predictor(photo)
+        assert np.abs(np.array([answer.probabilities[name] for name in result.classes]) - [row[c] for c in columns]).max() < 0.02
+
+
+def test_a_student_learns_its_categories(probe):
+    folder, _, _ = probe
+    result = run(folder, "student", network="tiny", labels="categories", teacher=str(folder/"run"), teacher_view="crop")
+    info = read_checkpoint_info(folder/"student/model.safetensors")
+    assert info["recipe"]["class_of"] == read_checkpoint_info(folder/"run/model.safetensors")["recipe"]["class_of"]
+    assert np.isfinite(result.history.train_loss).all() and info["teacher"]
+    short = cut_after(load_checkpoint(folder/"student/model.safetensors")[0], 1)
+    assert short.classifier.out_features == len(info["recipe"]["class_of"]) and short.recipe["class_of"] == info["recipe"]["class_of"]
+
+
+def test_a_student_of_classes_gets_classes(probe):
+    folder, _, _ = probe
+    assert run(folder, "plain", network="tiny", teacher=str(folder/"run"), teacher_view="crop").history.train_loss.notna().all()
+    assert run(folder, "same", network="tiny", teacher=str(folder/"run")).history.train_loss.notna().all()
+
+
+def test_a_teacher_without_categories_is_refused(probe):
+    folder, _, _ = probe
+    run(folder, "classes", network="tiny")
+    with pytest.raises(ValueError, match="teacher = .* has not learnt the categories of these crops; choose labels = classes"):
+        run(folder, "refused", network="tiny", labels="categories", teacher=str(folder/"classes"))
+    assert not (folder/"refused").exists()
+
+
+def test_fine_tuning_starts_from_the_probe(probe):
+    folder, quick, _ = probe
+    options = dict(network="timm:tf_efficientnet_lite0", pretrained=True, probe=True, freeze_bn=True, optimizer="adamw", lr=1e-5)
+    history = run(folder, "tuned", **options).history
+    assert len(history) == 2 and history.macro_f1[0] > 0.5 and abs(history.valid_loss[1] - history.valid_loss[0]) < 0.1
