@@ -8,6 +8,7 @@ from test_house import ROOT
 
 from lightweight.compression.pruning import cut_after
 from lightweight.core.files import list_files
+from lightweight.core.records import hash_file
 from lightweight.data.crops import read_manifest
 from lightweight.data.loaders import list_categories
 from lightweight.deploy.runtime import Predictor
@@ -64,6 +65,17 @@ def test_its_file_answers_like_the_checkpoint(probe):
     for row in result.valid.head(20).to_dict("records"):
         with Image.open(row["path"]) as photo: answer = predictor(photo)
         assert np.abs(np.array([answer.probabilities[name] for name in result.classes]) - [row[c] for c in columns]).max() < 0.02
+
+
+def test_a_refit_has_seen_valid_and_says_so(probe):
+    folder, quick, _ = probe
+    again = run(folder, "refit", network=str(folder/"views.yaml"), pretrained=True, labels="categories", img_size=80, probe=True, epochs=0, refit=True)
+    assert again.record["metrics"]["valid"] == quick.record["metrics"]["valid"]          # of the fit on train alone
+    assert read_checkpoint_info(folder/"refit/model.safetensors")["refit"]
+    assert again.record["hashes"]["checkpoint"] == hash_file(folder/"refit/model.safetensors") != quick.record["hashes"]["checkpoint"]
+    for options in (dict(start=str(folder/"refit/model.safetensors")), dict(network="tiny", teacher=str(folder/"refit"))):
+        with pytest.raises(ValueError, match="it has seen the validation crops"): run(folder, "refused", **options)
+    assert not (folder/"refused").exists()
 
 
 def test_a_student_learns_its_categories(probe):

@@ -32,7 +32,7 @@ from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.distributed import join_world, run_folder, share_training
 from ..training.learner import TrainingSettings, fit, make_learner
 from ..training.losses import make_loss
-from ..training.probe import Probe, cross_fit, is_probe
+from ..training.probe import Probe, cross_fit, is_probe, refit_probe
 from ..training.trackers import TRACKER_FILES, check_tracker, follow_run
 
 # %% ../../nbs/train.ipynb #c006
@@ -53,6 +53,7 @@ class TrainSettings(DataSettings, TrainingSettings):
     labels:Literal['classes','categories'] = Field('classes', description='what the network learns; categories: the '
                                                    'finer labels of the class map, added up to classes')
     probe:bool = Field(False, description='first fit the classifier by logistic regression on the features of the plain crops')
+    refit:bool = Field(False, description='fit the probe again on the crops of train and valid, when C has been chosen on valid')
     loss:Literal['cross_entropy','logit_adjusted','class_balanced','focal'] = Field(
         'cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     tau:float = Field(1.0, ge=0, le=2, description='strength of the logit adjustment, 0 to 2 (logit_adjusted only)')
@@ -69,9 +70,13 @@ class TrainSettings(DataSettings, TrainingSettings):
 
     @model_validator(mode='after')
     def check_epochs(self):
-        "Refuse a run in which nothing is fitted."
-        if self.epochs + self.freeze_epochs + self.probe: return self
-        raise ValueError('epochs = 0: nothing would be trained; choose epochs = 1 or more, or probe = true')
+        "Refuse a run in which nothing is fitted, and a refit of what is not a probe."
+        n = self.epochs + self.freeze_epochs
+        if not n + self.probe:
+            raise ValueError('epochs = 0: nothing would be trained; choose epochs = 1 or more, or probe = true')
+        if self.refit and (n or not self.probe):
+            raise ValueError('refit = true: only a probe is fitted again; choose probe = true, epochs = 0, freeze_epochs = 0')
+        return self
 
     def read_preset(self)->dict: # option → value
         "Read the values of the preset, without those of the network if `start` has its own."
@@ -126,6 +131,8 @@ def _load_start(s, root, classes):
     if list(classes) != info['classes']:
         names = [', '.join(c) for c in (info['classes'], classes)]
         raise ValueError(f'start = {s.start} was trained on the classes {names[0]}; the crops have {names[1]}')
+    if info.get('refit'): raise ValueError(f'start = {s.start}: it has seen the validation crops (refit = true); start '
+                                           'from a run without refit')
     start = dict(checkpoint=hash_file(path), split=info['split'], img_size=info['img_size'])
     return runs.load_checkpoint(path)[0], info['mean'], info['std'], dict(start=start)
 
@@ -157,6 +164,8 @@ def _make_distillation(s, root, path, dls, info, network): # the callback that a
     if fine and known['recipe'].get('class_of') != class_of:
         raise ValueError(f'teacher = {s.teacher}: it has not learnt the categories of these crops; choose labels = classes')
     if s.teacher_view == 'same':
+        if known.get('refit'): raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops (refit = true); '
+                                                'choose teacher_view = crop')
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
@@ -246,6 +255,7 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
     info, weights, best = learn.keeper.info, out/'model.safetensors', int(history.epoch[history.macro_f1.idxmax()])
     runs.check_kept(weights, info | dict(epoch=best))
     valid = runs.predict_valid(root/s.crops, learn.dls, weights)
+    if s.refit: refit_probe(weights, root/s.crops, learn.dls)
     metrics = dict(valid=runs.measure_f1(valid, info['classes']), best_epoch=best, **how,
                    network=describe_network(learn.model, s.img_size), train_seconds=float(history.seconds.sum()))
     record = make(metrics, inputs | dict(checkpoint=hash_file(weights)))
