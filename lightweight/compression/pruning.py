@@ -270,8 +270,8 @@ def prune_depth(
 
 # %% ../../nbs/compression/01_pruning.ipynb #c071
 def _cut_genotype(network, recipe, n): # one of our own networks, cut after a block
-    genotype, own = parse_genotype(recipe['genotype'], recipe['name']), {k: recipe.get(k) for k in ('n_classes', 'class_of')}
-    made = build_network(genotype, **own, cut=n)
+    genotype = parse_genotype(recipe['genotype'], recipe['name'])
+    made = build_network(genotype, recipe['n_classes'], cut=n, class_of=recipe.get('class_of'))
     for i in range(n + 1): made.layers[i] = network.layers[i]
     return made
 

@@ -150,8 +150,8 @@ class FeatureNetwork(Block):
         names = list(dict.fromkeys(part.network for part in parts))
         nets = [timm.create_model(split_name(name)[1], num_classes=0) for name in names]
         super().__init__(backbones=nn.ModuleList(nets))
-        self.parts, self.numbers = parts, [names.index(part.network) for part in parts]
-        width = sum(nets[i].num_features*len(part.pool) for i, part in zip(self.numbers, parts))
+        self.parts, self.which = parts, [names.index(part.network) for part in parts]
+        width = sum(nets[i].num_features*len(part.pool) for i, part in zip(self.which, parts))
         self.linear = init_weights(LAYERS['linear'](width, n_classes, dropout))
 
     def look(self, x:torch.Tensor, part:Part)->torch.Tensor: # (n, 3, side, side) → (n, 3, size, size)
@@ -162,7 +162,7 @@ class FeatureNetwork(Block):
         return x if side == part.size else F.interpolate(x, (part.size,)*2, mode='bilinear')
 
     def forward(self, x):
-        maps = [self.backbones[i].forward_features(self.look(x, part)) for i, part in zip(self.numbers, self.parts)]
+        maps = [self.backbones[i].forward_features(self.look(x, part)) for i, part in zip(self.which, self.parts)]
         return self.linear(torch.cat([_pool_map(m, kind) for m, p in zip(maps, self.parts) for kind in p.pool], 1))
 
 # %% ../../nbs/models/03_build.ipynb #c022
@@ -270,7 +270,7 @@ def _build_parts(name, parts, n_classes, pretrained, cut, head_width, dropout):
     if cut is not None: raise ValueError(f'cut: {name} is made of several views; it cannot be cut')
     net = FeatureNetwork(parts, n_classes, dropout or 0.0)
     if pretrained is True:
-        for i, part in zip(net.numbers, parts): _load_backbone(net.backbones[i], part.network)
+        for i, part in zip(net.which, parts): _load_backbone(net.backbones[i], part.network)
     elif pretrained: load_weights(net, pretrained, new_classes=True)
     return net
 
@@ -312,7 +312,8 @@ def build_network(
     settings = dict(cut=cut, head_width=head_width, dropout=dropout)
     given = settings | dict(n_classes=len(class_of or range(n_classes)), pretrained=pretrained)
     genotype = name if isinstance(name, Genotype) else None
-    rows = [Part(**part) for part in parts] if parts else read_parts(rest) if kind == 'genotype' and not genotype else []
+    rows = [Part(**part) for part in parts or ()]
+    if kind == 'genotype' and not (rows or genotype): rows = read_parts(rest)
     if rows:
         net = _build_parts(name, rows, **given)
         settings['parts'] = [part.model_dump() for part in rows]

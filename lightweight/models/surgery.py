@@ -99,7 +99,8 @@ _fields = ('name', 'n_classes', 'class_of', 'parts', 'cut', 'head_width', 'dropo
 def _check_recipe(recipe):
     if unknown := [key for key in recipe if key not in _fields]:
         raise ValueError(f'recipe: unknown field {unknown[0]!r}{suggest(unknown[0], _fields)}')
-    if missing := [k for k in ('name', 'n_classes') if k not in recipe]: raise ValueError(f"recipe: missing {', '.join(missing)}")
+    if missing := [k for k in ('name', 'n_classes') if k not in recipe]:
+        raise ValueError(f"recipe: missing {', '.join(missing)}")
     if 'genotype' in recipe and (twice := [key for key in _fields[-2:] if key in recipe]):
         raise ValueError(f'recipe: {twice[0]} says again what the genotype says; leave one of them out')
 

@@ -52,8 +52,8 @@ class TrainSettings(DataSettings, TrainingSettings):
     dropout:float = Field(0.0, ge=0, lt=1, description='dropout probability before the classifier')
     labels:Literal['classes','categories'] = Field('classes', description='what the network learns; categories: the '
                                                    'finer labels of the class map, added up to classes')
-    probe:bool = Field(False, description='first fit the classifier by logistic regression on the features of the plain crops')
-    refit:bool = Field(False, description='fit the probe again on the crops of train and valid, when C has been chosen on valid')
+    probe:bool = Field(False, description='first fit the classifier by logistic regression, on features of plain crops')
+    refit:bool = Field(False, description='when its strength is chosen, fit the probe again on train and valid')
     loss:Literal['cross_entropy','logit_adjusted','class_balanced','focal'] = Field(
         'cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     tau:float = Field(1.0, ge=0, le=2, description='strength of the logit adjustment, 0 to 2 (logit_adjusted only)')
@@ -75,7 +75,7 @@ class TrainSettings(DataSettings, TrainingSettings):
         if not n + self.probe:
             raise ValueError('epochs = 0: nothing would be trained; choose epochs = 1 or more, or probe = true')
         if self.refit and (n or not self.probe):
-            raise ValueError('refit = true: only a probe is fitted again; choose probe = true, epochs = 0, freeze_epochs = 0')
+            raise ValueError('refit = true: only a probe is fitted again; choose probe = true and epochs = 0')
         return self
 
     def read_preset(self)->dict: # option → value
@@ -162,10 +162,11 @@ def _make_distillation(s, root, path, dls, info, network): # the callback that a
     class_of, known = network.recipe.get('class_of'), runs.read_checkpoint_info(path)
     fine = class_of is not None
     if fine and known['recipe'].get('class_of') != class_of:
-        raise ValueError(f'teacher = {s.teacher}: it has not learnt the categories of these crops; choose labels = classes')
+        raise ValueError(f'teacher = {s.teacher}: it has not learnt the categories of these crops; '
+                         'choose labels = classes')
     if s.teacher_view == 'same':
-        if known.get('refit'): raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops (refit = true); '
-                                                'choose teacher_view = crop')
+        if known.get('refit'): raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops '
+                                                '(refit = true); choose teacher_view = crop')
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
@@ -238,7 +239,8 @@ def _train(s, root, out, run, world, bar, say, make):
     settled, choices = world.broadcast(settle_run(s, run, state if state and state['key'] == key else None))
     chosen = json.dumps({k: v for k, v in settled if v != getattr(s, k)})
     probe = Probe(root/s.crops, run.info, say) if s.probe else None
-    learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, run.cbs, key, chosen, probe=probe)
+    own = dict(cbs=run.cbs, key=key, note=chosen, probe=probe)
+    learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, **own)
     resumed = runs.resume_or_clear(learn, s.resume, out, 'train', OWN_FILES, learn.keeper.n_epochs)
     for line in [resumed] if resumed else _explain_start(run.info) + choices: say(line)
     try:

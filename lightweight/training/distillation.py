@@ -161,13 +161,14 @@ def open_logits(
     "Open a teacher's cached logits for the training crops; compute them if needed."
     info, path = read_checkpoint_info(path), Path(path)
     manifest, images = open_store(store, info['img_size'], info['resize'])
-    parts = [hash_file(path), name_store(store, info['img_size'], info['resize']).name, mirror] + categories*['categories']
+    crops, fine = name_store(store, info['img_size'], info['resize']).name, categories and info['recipe'].get('class_of')
+    parts = [hash_file(path), crops, mirror] + ['categories']*bool(fine)
     teacher, valid = load_teacher(path, categories=categories).to(device), (manifest.split != 'train').to_numpy()
     def predict(first, end):
         rows = _predict_logits(teacher, images[first:end], mirror).mean(1).numpy()
         rows[valid[first:end]] = np.nan
         return rows
-    file, shape = path.parent/f'logits-{hash_data(parts)[:16]}.npy', (len(images), len(categories and info['recipe'].get('class_of') or info['classes']))
+    file, shape = path.parent/f'logits-{hash_data(parts)[:16]}.npy', (len(images), len(fine or info['classes']))
     return torch.from_numpy(fill_array(file, shape, np.float32, predict, 'predictions'))
 
 def look_up(

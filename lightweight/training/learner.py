@@ -89,7 +89,7 @@ class _Keeper(Callback):
     def before_epoch(self): self.start = time.perf_counter()
 
     def after_validate(self):
-        names, log = self.recorder.metric_names[1:-1], self.recorder.log[1:] # without the time; a probe has no train_loss
+        names, log = self.recorder.metric_names[1:-1], self.recorder.log[1:] # after a probe without train_loss
         values = dict.fromkeys(names, float('nan')) | dict(zip(names[-len(log):], log))
         seconds, value = round(time.perf_counter() - self.start, 2), values[self.monitor]
         rate = float(self.recorder.lrs[-1]) if self.recorder.lrs else 0.0
