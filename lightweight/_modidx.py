@@ -1285,6 +1285,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lightweight/models/build.py'),
                                           'lightweight.models.build.FeatureNetwork.__init__': ( 'models/build.html#featurenetwork.__init__',
                                                                                                 'lightweight/models/build.py'),
+                                          'lightweight.models.build.FeatureNetwork.compute': ( 'models/build.html#featurenetwork.compute',
+                                                                                               'lightweight/models/build.py'),
                                           'lightweight.models.build.FeatureNetwork.forward': ( 'models/build.html#featurenetwork.forward',
                                                                                                'lightweight/models/build.py'),
                                           'lightweight.models.build.FeatureNetwork.look': ( 'models/build.html#featurenetwork.look',

@@ -67,6 +67,7 @@ class Part(Settings):
     size:int = Field(224, ge=32, le=1024, description='side of the network\'s input, pixels')
     view:float = Field(1.0, gt=0, le=1, description='side of the central square that is used, as a fraction')
     pool:list[Literal['mean','max','centre']] = Field(['mean'], min_length=1, description='mean, max, centre')
+    mirror:bool = Field(False, description='average the features of the view and of its mirror image')
 
 def read_parts(path:str|Path)->list[Part]: # empty: the file is a genotype
     "Read the parts of a feature network."
@@ -161,9 +162,18 @@ class FeatureNetwork(Block):
         x = x[:, :, top:top + side, left:left + side]
         return x if side == part.size else F.interpolate(x, (part.size,)*2, mode='bilinear')
 
+    def compute(self, x:torch.Tensor, net:nn.Module, part:Part)->torch.Tensor: # (n, 3, size, size) → (n, width)
+        "Compute the pooled features of a view."
+        maps = net.forward_features(x)
+        return torch.cat([_pool_map(maps, kind) for kind in part.pool], 1)
+
     def forward(self, x):
-        maps = [self.backbones[i].forward_features(self.look(x, part)) for i, part in zip(self.which, self.parts)]
-        return self.linear(torch.cat([_pool_map(m, kind) for m, p in zip(maps, self.parts) for kind in p.pool], 1))
+        features = []
+        for i, part in zip(self.which, self.parts):
+            net, view = self.backbones[i], self.look(x, part)
+            one = self.compute(view, net, part)
+            features.append((one + self.compute(view.flip(3), net, part))/2 if part.mirror else one)
+        return self.linear(torch.cat(features, 1))
 
 # %% ../../nbs/models/03_build.ipynb #c022
 def _read_weights(path): # state dict, read without executing code from the file
