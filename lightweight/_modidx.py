@@ -1163,6 +1163,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'lightweight/experiments/runner.py')},
             'lightweight.experiments.standings': { 'lightweight.experiments.standings._pick_variant': ( 'experiments/standings.html#_pick_variant',
                                                                                                         'lightweight/experiments/standings.py'),
+                                                   'lightweight.experiments.standings.compare_folds': ( 'experiments/standings.html#compare_folds',
+                                                                                                        'lightweight/experiments/standings.py'),
                                                    'lightweight.experiments.standings.format_race': ( 'experiments/standings.html#format_race',
                                                                                                       'lightweight/experiments/standings.py'),
                                                    'lightweight.experiments.standings.list_goals': ( 'experiments/standings.html#list_goals',

@@ -144,11 +144,15 @@ def tabulate_sizes(
     return rows
 
 # %% ../../nbs/metrics/01_metrics.ipynb #n002
-def t_interval(values:list[float])->tuple[float, float, float]: # mean, low, high
+def t_interval(
+    values:list[float], # one per repetition
+    overlap:float=0.0, # test crops per training crop, where training sets overlap; 0: independent repetitions
+)->tuple[float, float, float]: # mean, low, high
     "Compute the mean and its 95 % Student's t confidence interval; without spread, all three are equal."
     mean = float(np.mean(values))
     if len(values) < 2 or np.std(values) == 0: return mean, mean, mean
-    low, high = stats.t.interval(.95, len(values) - 1, mean, stats.sem(values))
+    error = stats.sem(values)*np.sqrt(1 + len(values)*overlap)
+    low, high = stats.t.interval(.95, len(values) - 1, mean, error)
     return mean, float(low), float(high)
 
 # %% ../../nbs/metrics/01_metrics.ipynb #n005
