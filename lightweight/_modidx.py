@@ -2159,6 +2159,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'lightweight/training/probe.py'),
                                             'lightweight.training.probe.Probe.__init__': ( 'training/probe.html#probe.__init__',
                                                                                            'lightweight/training/probe.py'),
+                                            'lightweight.training.probe.Probe.after_cancel_train': ( 'training/probe.html#probe.after_cancel_train',
+                                                                                                     'lightweight/training/probe.py'),
                                             'lightweight.training.probe.Probe.before_fit': ( 'training/probe.html#probe.before_fit',
                                                                                              'lightweight/training/probe.py'),
                                             'lightweight.training.probe.Probe.before_train': ( 'training/probe.html#probe.before_train',

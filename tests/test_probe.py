@@ -12,6 +12,7 @@ from lightweight.core.records import hash_file
 from lightweight.data.crops import read_manifest
 from lightweight.data.loaders import list_categories
 from lightweight.deploy.runtime import Predictor
+from lightweight.stages.compress import CompressSettings, compress
 from lightweight.stages.crop import CropSettings, crop
 from lightweight.stages.export import ExportSettings, export
 from lightweight.stages.train import TrainSettings, apply_preset, train
@@ -29,9 +30,9 @@ def probe(tmp_path_factory):
     rows = [f"{category},{label}" for category, label in CLASSES.items()]
     (folder/"classes.csv").write_text("\n".join(["category,label", *rows, ""]))
     cut(folder)
-    parts = [dict(network="timm:tf_efficientnet_lite0", size=64, view=view, pool=["mean", "centre"]) for view in (1, .8)]
+    parts = [dict(network="timm:tf_efficientnet_lite0", size=128, view=view, pool=["mean", "centre"]) for view in (1, .8)]
     (folder/"views.yaml").write_text(json.dumps(dict(parts=parts)))
-    settings = TrainSettings(crops=str(folder/"crops"), preset="quick", network=str(folder/"views.yaml"), img_size=80, out=str(folder/"run"), **FAST)
+    settings = TrainSettings(crops=str(folder/"crops"), preset="quick", network=str(folder/"views.yaml"), img_size=160, out=str(folder/"run"), **FAST)
     lines = []
     result = train(apply_preset(settings), ROOT, say=lines.append)
     return folder, result, lines
@@ -48,9 +49,9 @@ def run(folder, out, **options):
 
 def test_quick_fits_a_probe_of_categories(probe):
     folder, result, lines = probe
-    _, class_of = list_categories(read_manifest(folder/"crops"))
+    _, class_of, names = list_categories(read_manifest(folder/"crops"))
     network, info = load_checkpoint(folder/"run/model.safetensors")
-    assert len(class_of) > len(info["classes"]) and network.recipe["class_of"] == class_of
+    assert len(class_of) > len(info["classes"]) and network.recipe["class_of"] == class_of and info["categories"] == names
     assert network.classifier.out_features == len(class_of) and len(result.history) == 1
     assert any(line.startswith("probe: C chosen on valid") for line in lines) and result.record["metrics"]["valid"]["macro_f1"] > 0.5
     assert any(name.startswith("probe-") for name in list_files(folder/"crops"))       # the features are kept
@@ -69,13 +70,16 @@ def test_its_file_answers_like_the_checkpoint(probe):
 
 def test_a_refit_has_seen_valid_and_says_so(probe):
     folder, quick, _ = probe
-    again = run(folder, "refit", network=str(folder/"views.yaml"), pretrained=True, labels="categories", img_size=80, probe=True, epochs=0, refit=True)
+    again = run(folder, "refit", network=str(folder/"views.yaml"), pretrained=True, labels="categories", img_size=160, probe=True, epochs=0, refit=True)
     assert again.record["metrics"]["valid"] == quick.record["metrics"]["valid"]          # of the fit on train alone
     assert read_checkpoint_info(folder/"refit/model.safetensors")["refit"]
-    assert again.record["hashes"]["checkpoint"] == hash_file(folder/"refit/model.safetensors") != quick.record["hashes"]["checkpoint"]
+    assert again.record["hashes"]["checkpoint"] == hash_file(folder/"refit/model.safetensors")
+    before, after = (load_checkpoint(folder/name/"model.safetensors")[0].classifier.weight for name in ("run", "refit"))
+    assert not before.equal(after)
     for options in (dict(start=str(folder/"refit/model.safetensors")), dict(network="tiny", teacher=str(folder/"refit"))):
         with pytest.raises(ValueError, match="it has seen the validation crops"): run(folder, "refused", **options)
     assert not (folder/"refused").exists()
+    with pytest.raises(ValueError, match="it has seen the validation crops"): compress(CompressSettings(run=str(folder/"refit"), out=str(folder/"small")), ROOT)
 
 
 def test_a_student_learns_its_categories(probe):
@@ -92,6 +96,21 @@ def test_a_student_of_classes_gets_classes(probe):
     folder, _, _ = probe
     assert run(folder, "plain", network="tiny", teacher=str(folder/"run"), teacher_view="crop").history.train_loss.notna().all()
     assert run(folder, "same", network="tiny", teacher=str(folder/"run")).history.train_loss.notna().all()
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(network="torchvision:squeezenet1_1", probe=True), "probe = true: the classifier of .* is not a linear layer"),
+    (dict(network="tiny", teacher="{run}", teacher_view="crop+mirror"), "a probe answers plain crops only; choose teacher_view = crop")])
+def test_what_cannot_be_is_refused_before_any_work(probe, options, message):
+    folder, _, _ = probe
+    options = {k: v.format(run=folder/"run") if isinstance(v, str) else v for k, v in options.items()}
+    with pytest.raises(ValueError, match=message): run(folder, "refused", **options)
+    assert not (folder/"refused").exists()
+
+
+def test_options_that_nothing_would_use_are_refused():
+    for options in (dict(teacher="x"), dict(find_lr=True)):
+        with pytest.raises(ValueError, match="nothing is trained with epochs = 0"): TrainSettings.check(dict(probe=True, epochs=0) | options)
 
 
 def test_a_teacher_without_categories_is_refused(probe):

@@ -65,12 +65,15 @@ def _select_training(manifest, s, store):
         raise ValueError(f"bs = {s.bs}: {store} holds only {n} training crops{also}; {advice}")
     return chosen
 
-def list_categories(manifest:pd.DataFrame)->tuple[np.ndarray, list[int]]: # per row, −1 if unknown; class of each
+def list_categories(
+    manifest:pd.DataFrame, # of train and valid
+)->tuple[np.ndarray, list[int], list[str]]: # number per row (−1: unknown), class number of each, names
     "Number the categories of the training crops, and find the class of each."
     pairs = list(zip(manifest.label, manifest.category))
     known = sorted({pair for pair, split in zip(pairs, manifest.split) if split == 'train'})
     labels, numbers = sorted({label for label, _ in known}), {pair: i for i, pair in enumerate(known)}
-    return np.array([numbers.get(pair, -1) for pair in pairs]), [labels.index(label) for label, _ in known]
+    found = np.array([numbers.get(pair, -1) for pair in pairs])
+    return found, [labels.index(label) for label, _ in known], [f'{label}/{category}' for label, category in known]
 
 def make_dataloaders(
     store:str|Path, # folder of crops, from `cut_crops`

@@ -138,7 +138,7 @@ def split_blocks(net:nn.Module)->tuple[list[nn.Module], list[nn.Module]]: # stem
 # %% ../../nbs/models/03_build.ipynb #na75ef01
 def _pool_map(x, kind): # (n, channels, side, side) → (n, channels)
     if kind == 'max': return x.amax((2, 3))
-    k = x.shape[-1]//4 if kind == 'centre' else 0
+    k = int(x.shape[-1])//4 if kind == 'centre' else 0
     return x[:, :, k:x.shape[-2] - k, k:x.shape[-1] - k].mean((2, 3))
 
 class FeatureNetwork(Block):

@@ -60,7 +60,8 @@ class CompressSettings(Settings):
     record:WritePath = Field('', description='second place for the record, such as results/NAME.json; empty: none')
 
 # %% ../../nbs/compress.ipynb #c011
-_own = ('crops', 'out', 'network', 'start', 'cut', 'head_width', 'pretrained', 'dropout', 'resume')
+_own = ('crops', 'out', 'network', 'start', 'cut', 'head_width', 'pretrained', 'dropout', 'labels', 'probe', 'refit',
+        'resume')
 _input = ('img_size', 'resize') # as for the previous network unless a step sets them
 
 def _plan_training(s, info, given, where):
@@ -113,7 +114,7 @@ def _make_network(c, step, base, folder):
     "Apply a step to the base network, train the result unless that has been done, and save it; the checkpoint's path."
     network, info = load_checkpoint(c.root/base.path/'model.safetensors')
     if not hasattr(step.options, 'variant'): # these describe the network before the step
-        info = {k: v for k, v in info.items() if k not in ('epoch', 'valid_macro_f1')}
+        info = {k: v for k, v in info.items() if k not in ('epoch', 'strength', 'valid_macro_f1')}
     with torch.random.fork_rng(devices=[]):
         if step.train: torch.manual_seed(step.train.seed) # initialises the new classifier of `cut`
         network = apply_step(step.options, network, info, partial(_load, c, info))
@@ -282,6 +283,9 @@ def compress(
     if not path.is_file():
         raise SettingsError(f'run = {s.run}: there is no {path.name} in it; name a folder made by lightweight train')
     network, info = load_checkpoint(path)
+    if info.get('refit'):
+        raise SettingsError(f'run = {s.run}: it has seen the validation crops (refit = true), which decide here; '
+                            'name a run without refit')
     store = resolve_path(s.crops or info['crops'], root)
     schedule = read_schedule(s.steps, partial(_plan_training, s, info))
     with name_fault('variant'): find_variant(s.variant)

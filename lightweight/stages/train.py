@@ -74,6 +74,8 @@ class TrainSettings(DataSettings, TrainingSettings):
         n = self.epochs + self.freeze_epochs
         if not n + self.probe:
             raise ValueError('epochs = 0: nothing would be trained; choose epochs = 1 or more, or probe = true')
+        if not n and (given := self.teacher and 'teacher' or self.find_lr and 'find_lr'):
+            raise ValueError(f'{given}: nothing is trained with epochs = 0; leave it out, or choose epochs = 1 or more')
         if self.refit and (n or not self.probe):
             raise ValueError('refit = true: only a probe is fitted again; choose probe = true and epochs = 0')
         return self
@@ -133,6 +135,8 @@ def _load_start(s, root, classes):
         raise ValueError(f'start = {s.start} was trained on the classes {names[0]}; the crops have {names[1]}')
     if info.get('refit'): raise ValueError(f'start = {s.start}: it has seen the validation crops (refit = true); start '
                                            'from a run without refit')
+    if info.get('categories') not in (None, list_categories(read_manifest(root/s.crops))[2]):
+        raise ValueError(f'start = {s.start}: it has learnt other categories than the crops have')
     start = dict(checkpoint=hash_file(path), split=info['split'], img_size=info['img_size'])
     return runs.load_checkpoint(path)[0], info['mean'], info['std'], dict(start=start)
 
@@ -158,10 +162,9 @@ def find_teacher(
     shown = '' if crops['settings']['square'] or s.teacher_view != 'same' else s.resize
     return distillation.check_teacher(resolve_path(s.teacher, root), crops['splits'], crops['classes'], shown)
 
-def _make_distillation(s, root, path, dls, info, network): # the callback that adds the distillation loss
-    class_of, known = network.recipe.get('class_of'), runs.read_checkpoint_info(path)
-    fine = class_of is not None
-    if fine and known['recipe'].get('class_of') != class_of:
+def _make_distillation(s, root, path, dls, info): # the callback that adds the distillation loss
+    fine, known = 'categories' in info, runs.read_checkpoint_info(path)
+    if fine and known.get('categories') != info['categories']:
         raise ValueError(f'teacher = {s.teacher}: it has not learnt the categories of these crops; '
                          'choose labels = classes')
     if s.teacher_view == 'same':
@@ -170,6 +173,8 @@ def _make_distillation(s, root, path, dls, info, network): # the callback that a
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
+        if mirror and is_probe(known):
+            raise ValueError('teacher_view = crop+mirror: a probe answers plain crops only; choose teacher_view = crop')
         if is_probe(known): logits = cross_fit(path, store, dls.device, fine)
         else: logits = distillation.open_logits(path, store, mirror, dls.device, fine)
         teacher = distillation.look_up(logits, dls)
@@ -186,13 +191,16 @@ def prepare_run(
     if s.precision != 'auto': precision_callbacks(s.precision, device)
     teacher = find_teacher(s, root)
     network, mean, std, origin = _make_network(s, root, crops['classes'])
+    if s.probe and (not isinstance(network.classifier, nn.Linear) or network.classifier.bias is None):
+        raise ValueError(f'probe = true: the classifier of {s.network} is not a linear layer with a bias')
     set_seed(s.seed)
     dls = make_dataloaders(root/s.crops, s, mean, std, s.seed, device)
     loss = make_loss(s.loss, dls.counts, smoothing=s.smoothing, tau=s.tau).to(device)
     info = dict(classes=list(dls.vocab), img_size=s.img_size, resize=s.resize, mean=list(mean), std=list(std),
                 crops=s.crops, split=crops['splits'], settings=pick_decisive(s), **origin)
+    if 'class_of' in network.recipe: info['categories'] = list_categories(dls.manifest)[2]
     if teacher: info['teacher'] = hash_file(teacher)
-    cbs = [_make_distillation(s, root, teacher, dls, info, network)] if teacher else []
+    cbs = [_make_distillation(s, root, teacher, dls, info)] if teacher else []
     return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs)
 
 def settle_run(
@@ -257,9 +265,11 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
     info, weights, best = learn.keeper.info, out/'model.safetensors', int(history.epoch[history.macro_f1.idxmax()])
     runs.check_kept(weights, info | dict(epoch=best))
     valid = runs.predict_valid(root/s.crops, learn.dls, weights)
-    if s.refit: refit_probe(weights, root/s.crops, learn.dls)
     metrics = dict(valid=runs.measure_f1(valid, info['classes']), best_epoch=best, **how,
                    network=describe_network(learn.model, s.img_size), train_seconds=float(history.seconds.sum()))
+    if s.refit:
+        learn.saver.clear() # a run that is killed from here on starts over, instead of judging what has seen valid
+        refit_probe(weights, root/s.crops, learn.dls)
     record = make(metrics, inputs | dict(checkpoint=hash_file(weights)))
     write_record(out/'record.json', record)
     learn.saver.clear()

@@ -89,8 +89,7 @@ class _Keeper(Callback):
     def before_epoch(self): self.start = time.perf_counter()
 
     def after_validate(self):
-        names, log = self.recorder.metric_names[1:-1], self.recorder.log[1:] # after a probe without train_loss
-        values = dict.fromkeys(names, float('nan')) | dict(zip(names[-len(log):], log))
+        values = dict(zip(self.recorder.metric_names[1:], self.recorder.log[1:]))
         seconds, value = round(time.perf_counter() - self.start, 2), values[self.monitor]
         rate = float(self.recorder.lrs[-1]) if self.recorder.lrs else 0.0
         self.rows.append(dict(epoch=len(self.rows) + 1) | values | dict(lr=rate, seconds=seconds))
@@ -160,7 +159,7 @@ class _LearnCategories(Callback):
     order = -5 # before mixup
     def __init__(self, layer): self.layer = layer
     def before_fit(self):
-        numbers, class_of = list_categories(self.dls.manifest)
+        numbers, class_of, _ = list_categories(self.dls.manifest)
         if class_of != self.layer.members.argmax(1).tolist():
             raise ValueError('labels: the network has learnt other categories than these crops have')
         self.numbers, self.losses = torch.from_numpy(numbers), (self.loss_func.refine(class_of), self.loss_func)

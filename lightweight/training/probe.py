@@ -24,7 +24,7 @@ from ..data.loaders import list_categories
 from ..metrics.metrics import macro_f1
 from ..models.layers import CategoryLinear
 from ..models.surgery import fold_batchnorm
-from .checkpoint import load_checkpoint, normalize_images, save_checkpoint
+from .checkpoint import load_checkpoint, normalize_images, read_checkpoint_info, save_checkpoint
 from .distillation import Pooled, fill_array, hash_network
 
 # %% ../../nbs/training/09_probe.ipynb #ne39dcf7
@@ -42,7 +42,9 @@ def open_probe_features(
 )->np.ndarray: # (rows of train and valid, width), float32
     "Open the cached features of all crops; compute them if needed."
     crops = name_store(store, info['img_size'], info['resize']).name
-    key = hash_data([crops, hash_network(network, classifier=False), list(info['mean']), list(info['std'])])[:16]
+    recipe = {k: v for k, v in network.recipe.items() if k not in ('name', 'n_classes', 'class_of')}
+    parts = crops, recipe, hash_network(network, classifier=False), list(info['mean']), list(info['std'])
+    key = hash_data(parts)[:16]
     pooled = Pooled(fold_batchnorm(network)).to(device, memory_format=torch.channels_last)
     def compute(first, end): return _compute_features(pooled, images[first:end], info, device)
     if not os.access(store, os.W_OK): return compute(0, len(images))
@@ -98,12 +100,12 @@ def choose_probe(
 # %% ../../nbs/training/09_probe.ipynb #n0386a13
 def is_probe(info:dict)->bool: # of a checkpoint
     "Tell whether the classifier of a checkpoint was fitted by `Probe`, and nothing trained since."
-    return 'strength' in info and info['epoch'] == 1
+    return 'strength' in info and info.get('epoch') == 1 and 'start' not in info
 
 def _number_crops(dls, network): # of all crops the classes and what the network learns; class of each number
     labels = dls.manifest.label.map(list(dls.vocab).index).to_numpy()
     fine = isinstance(network.classifier, CategoryLinear)
-    return labels, *(list_categories(dls.manifest) if fine else (labels, list(range(len(dls.vocab)))))
+    return labels, *(list_categories(dls.manifest)[:2] if fine else (labels, list(range(len(dls.vocab)))))
 
 def _set_classifier(network, *values):
     for tensor, value in zip(network.classifier.parameters(), values): tensor.data.copy_(torch.from_numpy(value))
@@ -118,7 +120,9 @@ class Probe(Callback):
     ): self.store, self.info, self.say = store, info, say
 
     def before_fit(self):
-        if self.learn.saver.phase or self.learn.saver.epochs_done: return
+        if self.learn.saver.phase or self.learn.saver.epochs_done: # resumed
+            self.info['strength'] = read_checkpoint_info(self.learn.keeper.path)['strength']
+            return
         network, dls = get_model(self.learn.model), self.dls
         train, valid = (np.array(list(ds.items)) for ds in (dls.train_ds, dls.valid_ds))
         labels, numbers, class_of = _number_crops(dls, network)
@@ -130,6 +134,8 @@ class Probe(Callback):
 
     def before_train(self):
         if not self.learn.saver.phase: raise CancelTrainException()
+
+    def after_cancel_train(self): self.recorder.log.append(float('nan')) # the training loss
 
 # %% ../../nbs/training/09_probe.ipynb #ncd6af55
 def refit_probe(
@@ -160,10 +166,12 @@ def cross_fit(
     manifest, images = open_store(store, info['img_size'], info['resize'])
     features = open_probe_features(store, images, network, info, device)
     labels, fine = manifest.label.map(info['classes'].index).to_numpy(), isinstance(network.classifier, CategoryLinear)
-    numbers, class_of = list_categories(manifest) if fine else (labels, list(range(len(info['classes']))))
+    numbers, class_of = list_categories(manifest)[:2] if fine else (labels, list(range(len(info['classes']))))
     logits = np.full((len(manifest), len(class_of)), np.nan)
     rows = np.flatnonzero(manifest.split == 'train')
-    for rest, part in GroupKFold(n_parts).split(rows, groups=manifest.group.iloc[rows]):
+    groups = manifest.group.iloc[rows]
+    if groups.nunique() < 2: raise ValueError(f'teacher: {store} has only one group of training photos')
+    for rest, part in GroupKFold(min(n_parts, groups.nunique())).split(rows, groups=groups):
         (w, b), = fit_probe(features[rows[rest]], numbers[rows[rest]], class_of, [info['strength']])
         logits[rows[part]] = features[rows[part]] @ w.T + b
     if not categories: logits = np.log(_sum_classes(logits, class_of))
