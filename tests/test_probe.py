@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+import papermill
 import pytest
 from PIL import Image
 from test_house import ROOT
@@ -126,3 +127,10 @@ def test_fine_tuning_starts_from_the_probe(probe):
     options = dict(network="timm:tf_efficientnet_lite0", pretrained=True, probe=True, freeze_bn=True, optimizer="adamw", lr=1e-5)
     history = run(folder, "tuned", **options).history
     assert len(history) == 2 and history.macro_f1[0] > 0.5 and abs(history.valid_loss[1] - history.valid_loss[0]) < 0.1
+
+
+def test_the_page_runs_a_probe(probe):
+    folder, _, _ = probe
+    options = dict(crops=str(folder/"crops"), preset="quick", network=str(folder/"views.yaml"), img_size=160, out=str(folder/"page"))
+    papermill.execute_notebook(ROOT/"nbs/train.ipynb", folder/"page.ipynb", options, cwd=ROOT, progress_bar=False)
+    assert read_checkpoint_info(folder/"page/model.safetensors")["strength"] > 0

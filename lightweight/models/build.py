@@ -280,7 +280,8 @@ def _build_parts(name, parts, n_classes, pretrained, cut, head_width, dropout):
     if cut is not None: raise ValueError(f'cut: {name} is made of several views; it cannot be cut')
     net = FeatureNetwork(parts, n_classes, dropout or 0.0)
     if pretrained is True:
-        for i, part in zip(net.which, parts): _load_backbone(net.backbones[i], part.network)
+        for backbone, name in zip(net.backbones, dict.fromkeys(part.network for part in parts)):
+            _load_backbone(backbone, name)
     elif pretrained: load_weights(net, pretrained, new_classes=True)
     return net
 

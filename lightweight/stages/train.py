@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
-from fastai.torch_core import set_seed
+from fastai.basics import risinstance, set_seed
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -183,7 +183,7 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
 def prepare_run(
     s:TrainSettings, # what to train
     root:Path=None, # the repository; default: found from the working folder
-)->SimpleNamespace: # dls, network, loss, info (metadata of the checkpoint) and cbs (the teacher's callback)
+)->SimpleNamespace: # dls, network, loss, info (metadata of the checkpoint), cbs (the teacher's callback), probe
     "Check the settings and build DataLoaders, network, loss and teacher; `out` is not written."
     root, device = root or find_root(), runs.choose_device(s.device)
     crops = read_crops_info(root/s.crops)
@@ -201,7 +201,8 @@ def prepare_run(
     if 'class_of' in network.recipe: info['categories'] = list_categories(dls.manifest)[2]
     if teacher: info['teacher'] = hash_file(teacher)
     cbs = [_make_distillation(s, root, teacher, dls, info)] if teacher else []
-    return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs)
+    probe = Probe(root/s.crops, info) if s.probe else None
+    return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs, probe=probe)
 
 def settle_run(
     s:TrainSettings, # the settings
@@ -246,8 +247,7 @@ def _train(s, root, out, run, world, bar, say, make):
     key = hash_data([inputs, world.size, pick_decisive(s)])
     settled, choices = world.broadcast(settle_run(s, run, state if state and state['key'] == key else None))
     chosen = json.dumps({k: v for k, v in settled if v != getattr(s, k)})
-    probe = Probe(root/s.crops, run.info, say) if s.probe else None
-    own = dict(cbs=run.cbs, key=key, note=chosen, probe=probe)
+    own = dict(cbs=run.cbs, key=key, note=chosen, probe=run.probe)
     learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, **own)
     resumed = runs.resume_or_clear(learn, s.resume, out, 'train', OWN_FILES, learn.keeper.n_epochs)
     for line in [resumed] if resumed else _explain_start(run.info) + choices: say(line)
@@ -273,7 +273,8 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
     record = make(metrics, inputs | dict(checkpoint=hash_file(weights)))
     write_record(out/'record.json', record)
     learn.saver.clear()
-    learn.remove_cbs([learn.keeper, learn.saver])
+    once = learn.cbs.filter(risinstance((type(learn.keeper), type(learn.saver), Probe)))
+    learn.remove_cbs(once) # so that the Learner can still predict
     say('valid macro-F1 {macro_f1:.3f} (95 % interval {macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} crops '
         'of {n_photos} photos; best epoch {best}; saved in {out}'.format(best=best, out=s.out, **metrics['valid']))
     return SimpleNamespace(history=history, lrs=learn.recorder.lrs, valid=valid, classes=info['classes'], record=record,

@@ -8,6 +8,7 @@ __all__ = ['STRENGTHS', 'open_probe_features', 'fit_probe', 'choose_probe', 'is_
 # %% ../../nbs/training/09_probe.ipynb #n19b4870
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,9 @@ def open_probe_features(
     recipe = {k: v for k, v in network.recipe.items() if k not in ('name', 'n_classes', 'class_of')}
     parts = crops, recipe, hash_network(network, classifier=False), list(info['mean']), list(info['std'])
     key = hash_data(parts)[:16]
-    pooled = Pooled(fold_batchnorm(network)).to(device, memory_format=torch.channels_last)
-    def compute(first, end): return _compute_features(pooled, images[first:end], info, device)
+    @cache
+    def fold(): return Pooled(fold_batchnorm(network)).to(device, memory_format=torch.channels_last) # if it is needed
+    def compute(first, end): return _compute_features(fold(), images[first:end], info, device)
     if not os.access(store, os.W_OK): return compute(0, len(images))
     shape = len(images), network.classifier.in_features
     return fill_array(Path(store)/f'probe-{key}.npy', shape, np.float32, compute, 'features', step=64)
@@ -102,10 +104,10 @@ def is_probe(info:dict)->bool: # of a checkpoint
     "Tell whether the classifier of a checkpoint was fitted by `Probe`, and nothing trained since."
     return 'strength' in info and info.get('epoch') == 1 and 'start' not in info
 
-def _number_crops(dls, network): # of all crops the classes and what the network learns; class of each number
-    labels = dls.manifest.label.map(list(dls.vocab).index).to_numpy()
+def _number_crops(manifest, classes, network): # the class of each crop, what is learnt of it, and the class of that
+    labels = manifest.label.map(list(classes).index).to_numpy()
     fine = isinstance(network.classifier, CategoryLinear)
-    return labels, *(list_categories(dls.manifest)[:2] if fine else (labels, list(range(len(dls.vocab)))))
+    return labels, *(list_categories(manifest)[:2] if fine else (labels, list(range(len(classes)))))
 
 def _set_classifier(network, *values):
     for tensor, value in zip(network.classifier.parameters(), values): tensor.data.copy_(torch.from_numpy(value))
@@ -116,8 +118,7 @@ class Probe(Callback):
     def __init__(self,
         store:Path, # the crop folder
         info:dict, # of the run: img_size, resize, mean, std; the chosen C is added
-        say=print, # takes a line of text
-    ): self.store, self.info, self.say = store, info, say
+    ): self.store, self.info = store, info
 
     def before_fit(self):
         if self.learn.saver.phase or self.learn.saver.epochs_done: # resumed
@@ -125,12 +126,12 @@ class Probe(Callback):
             return
         network, dls = get_model(self.learn.model), self.dls
         train, valid = (np.array(list(ds.items)) for ds in (dls.train_ds, dls.valid_ds))
-        labels, numbers, class_of = _number_crops(dls, network)
+        labels, numbers, class_of = _number_crops(dls.manifest, dls.vocab, network)
         features = open_probe_features(self.store, dls.images, network, self.info, dls.device)
         weight, bias, found = choose_probe(features, numbers, labels, class_of, train, valid)
         _set_classifier(network, weight, bias)
         self.info['strength'] = max(found, key=found.get)
-        self.say('probe: C chosen on valid; macro-F1 ' + ', '.join(f'{f1:.3f} (C = {c})' for c, f1 in found.items()))
+        self.learn.keeper.say('probe: C chosen on valid; macro-F1 ' + ', '.join(f'{f1:.3f} (C = {c})' for c, f1 in found.items()))
 
     def before_train(self):
         if not self.learn.saver.phase: raise CancelTrainException()
@@ -146,7 +147,7 @@ def refit_probe(
     "Fit a probe again on the crops of train and valid."
     network, info = load_checkpoint(path)
     features = open_probe_features(store, dls.images, network, info, dls.device)
-    _, numbers, class_of = _number_crops(dls, network)
+    _, numbers, class_of = _number_crops(dls.manifest, dls.vocab, network)
     rows = np.array([*dls.train_ds.items, *dls.valid_ds.items])
     rows = rows[numbers[rows] >= 0] # a category that only valid has cannot be learnt
     (fitted,) = fit_probe(features[rows], numbers[rows], class_of, [info['strength']])
@@ -165,8 +166,7 @@ def cross_fit(
     network, info = load_checkpoint(path)
     manifest, images = open_store(store, info['img_size'], info['resize'])
     features = open_probe_features(store, images, network, info, device)
-    labels, fine = manifest.label.map(info['classes'].index).to_numpy(), isinstance(network.classifier, CategoryLinear)
-    numbers, class_of = list_categories(manifest)[:2] if fine else (labels, list(range(len(info['classes']))))
+    _, numbers, class_of = _number_crops(manifest, info['classes'], network)
     logits = np.full((len(manifest), len(class_of)), np.nan)
     rows = np.flatnonzero(manifest.split == 'train')
     groups = manifest.group.iloc[rows]
