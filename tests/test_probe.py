@@ -54,7 +54,7 @@ def test_quick_fits_a_probe_of_categories(probe):
     network, info = load_checkpoint(folder/"run/model.safetensors")
     assert len(class_of) > len(info["classes"]) and network.recipe["class_of"] == class_of and info["categories"] == names
     assert network.classifier.out_features == len(class_of) and len(result.history) == 1
-    assert any(line.startswith("probe: C chosen on valid") for line in lines) and result.record["metrics"]["valid"]["macro_f1"] > 0.5
+    assert any(line.startswith("probe: macro-F1 in cross-validation") for line in lines) and result.record["metrics"]["valid"]["macro_f1"] > 0.5
     assert any(name.startswith("probe-") for name in list_files(folder/"crops"))       # the features are kept
     cut(folder)                                                                         # and belong to the crops
 
