@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Limits', 'LIMITS', 'Format', 'FORMATS', 'TABLE', 'Deployable', 'make_deployable', 'make_metadata', 'make_onnx',
-           'to_pixels', 'ask_model', 'check_export', 'find_format', 'pick_precision', 'measure_bytes', 'remove_export',
-           'export_format', 'list_own_files', 'read_table', 'clear_stale', 'add_rows', 'export_formats',
-           'read_variants', 'open_untrained']
+           'to_pixels', 'ask_model', 'draw_examples', 'check_export', 'find_format', 'pick_precision', 'measure_bytes',
+           'remove_export', 'export_format', 'list_own_files', 'read_table', 'clear_stale', 'add_rows',
+           'export_formats', 'read_variants', 'open_untrained']
 
 # %% ../../nbs/deploy/02_formats.ipynb #c003
 import copy, json, os, shutil, sys, time
@@ -23,7 +23,7 @@ from torch import nn
 
 from ..core.console import catch_output, suggest
 from ..core.files import MARKER, hold_lock, nest_files, read_maker, write_atomically
-from .runtime import KEY, VERSION, Model, list_parts, open_model
+from .runtime import KEY, VERSION, Model, list_parts, open_model, pack_examples
 from ..metrics.metrics import macro_f1
 from ..models.complexity import count_parameters
 from ..models.surgery import fold_batchnorm
@@ -60,13 +60,14 @@ def make_metadata(
     checkpoint:str, # SHA-256 of the checkpoint
     licence:str, # of weights and data, in words
     precision:str='f32', # number format of the weights: f32 or int8
+    examples:dict|None=None, # from `draw_examples`
 )->dict: # as `lightweight.deploy.runtime` reads it
     "Collect the metadata of an exported file."
     recipe = network.recipe
     cut = f", cut after {recipe['cut']} blocks" if recipe.get('cut') is not None else ''
     own = {k: info[k] for k in ('classes', 'img_size', 'resize', 'mean', 'std', 'split')}
     return dict(version=VERSION, name=recipe['name'] + cut, **own, context=cutting['context'], square=cutting['square'],
-                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision)
+                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision) | (dict(examples=examples) if examples else {})
 
 # %% ../../nbs/deploy/02_formats.ipynb #c023
 def _make_example(info, n): return (torch.zeros(n, info['img_size'], info['img_size'], 3, dtype=torch.uint8),)
@@ -129,6 +130,16 @@ def ask_model(
 )->np.ndarray: # (n, classes)
     "Predict probabilities in batches."
     return np.concatenate([call(images[i:i + bs]) for i in range(0, len(images), bs)])
+
+def draw_examples(
+    images:np.ndarray, # (n, size, size, 3), uint8: validation crops
+    probabilities:np.ndarray, # (n, classes), of the checkpoint in PyTorch, f32
+    limits:dict[str, Limits]=LIMITS, # precision → limits
+    n:int=4, # number of examples
+)->dict|None: # for `make_metadata`
+    "Draw images for the self-test of a file."
+    rows = np.random.default_rng(0).permutation(len(images))[:n]
+    return pack_examples(images[rows], probabilities[rows], {k: v.max_difference for k, v in limits.items()}) if n else None
 
 _nothing = dict.fromkeys(('max_difference', 'agreement', 'macro_f1', 'macro_f1_reference'))
 

@@ -6,7 +6,7 @@
 __all__ = ['Item', 'PROG', 'load_image', 'Listing', 'list_folder', 'main']
 
 # %% ../../nbs/deploy/04_predict.ipynb #n003
-import argparse, csv, hashlib, json, os, sys, tempfile
+import argparse, csv, hashlib, json, os, sys, tempfile, warnings
 from collections import Counter, deque, namedtuple
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from ..data.annotation import (KINDS, derive_box, find_box_fault, find_entry_fau
                                          find_shape_fault, is_id, parse_coco)
 from ..data.image import (cut_box, fit_size, open_photo, read_box, read_frame, read_size,
                                     resolve_name, settle_box)
-from .runtime import Predictor
+from .runtime import RUNTIMES, Predictor, self_test
 
 # %% ../../nbs/deploy/04_predict.ipynb #c036
 # Photo; preprocessed pixels, or None and why it cannot be classified; for a box of a COCO file, its position in the
@@ -214,7 +214,7 @@ def _make_parser():
     parser = argparse.ArgumentParser(PROG, description='Classify images with an exported file.', allow_abbrev=False)
     add = parser.add_argument
     add('model', help='exported file: .onnx, .xml (OpenVINO), .pt (TorchScript), .pte (ExecuTorch)')
-    add('paths', nargs='+', help='images, folders of images, a COCO file (.json), or - for paths on standard input')
+    add('paths', nargs='*', help='images, folders of images, a COCO file (.json), or - for paths on standard input')
     add('--photos', metavar='ROOT', help='folder of the photos of a COCO file (default: the folder of the file)')
     add('--format', choices=('csv', 'json', 'coco'),
         help='output format (default: by the extension of --out, else coco for a COCO file, csv for images)')
@@ -222,6 +222,8 @@ def _make_parser():
         'replaces unedited earlier results, but no other file (default: standard output)')
     add('--batch', type=int, default=1, help='batch size (default: %(default)s, the fastest on a CPU)')
     add('--threads', type=int, default=1, help='threads for decoding and inference, 1 to 256 (default: %(default)s)')
+    add('--self-test', action='store_true', help='compare the model, or all models of a folder, with the probabilities '
+        'that they hold of a few images, and time them, on this machine')
     add('--precision', choices=('f32', 'bf16'), default='f32', help='precision of OpenVINO (default: %(default)s)')
     return parser
 
@@ -234,7 +236,8 @@ def _parse_arguments(argv):
     default = 'csv' if suffix == '.csv' else 'coco' if args.coco else 'json' if suffix == '.json' else 'csv'
     args.format = args.format or default
     if args.stream: args.batch = 1
-    faults = [('' in (*args.paths, args.photos, args.out), 'a path is empty'),
+    faults = [('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
+              (args.self_test == bool(args.paths), 'give a model and paths, or --self-test and a model'),
               ((args.stream or documents) and len(args.paths) > 1, '- and a COCO file must be the only path'),
               (args.photos and not args.coco, '--photos belongs to a COCO file'),
               (args.format == 'coco' and not args.coco, '--format coco needs a COCO file'),
@@ -308,7 +311,10 @@ def _answer_all(args):
     "Classify everything that the command line names; return whether all is classified, without a warning."
     _check_out(args)
     document, suspect = _open_document(args)
-    predictor = Predictor(args.model, args.threads, args.precision)
+    with warnings.catch_warnings(record=True) as differences:
+        warnings.simplefilter('always', UserWarning)
+        predictor = Predictor(args.model, args.threads, args.precision)
+    for warning in differences: _print(warning.message)
     jobs, total = _list_jobs(args, predictor, document)
     items = _run_jobs(jobs, 0 if args.stream else args.threads)
     printed = args.stream or (sys.stdout.isatty() and not args.out)                  # the output shows the progress
@@ -320,7 +326,21 @@ def _answer_all(args):
     else: _write_answers(sys.stdout, answers, args, predictor.classes, document)
     if document: _report_boxes(skipped, total, args.coco)
     if args.out: _write_out(args, answers, predictor.classes, document)
-    return not skipped and not suspect
+    return not (skipped or suspect or differences)
+
+def _test_models(args):
+    "Compare and time models on this machine; return whether all agree with the probabilities that they hold."
+    found = [args.model] if not os.path.isdir(args.model) else sorted(
+        os.path.join(args.model, name) for name in os.listdir(args.model) if os.path.splitext(name)[1] in RUNTIMES)
+    if not found: raise ValueError(f"{args.model}: there is no file ending in {', '.join(RUNTIMES)} in it")
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)                                 # the table says it
+        rows = self_test(found, args.threads)
+    for r in rows:
+        told = 'no examples in the file; export it again' if r['limit'] is None else (
+            f"{'agrees' if r['difference'] <= r['limit'] else 'DIFFERS'}: by up to {r['difference']:.1e}, limit {r['limit']:g}")
+        print(f"{r['path']}  {r['runtime']} {r['precision']}  {r['ms']:.2f} ms an image  {told}")
+    return all(r['limit'] is not None and r['difference'] <= r['limit'] for r in rows)
 
 def main(argv:Sequence[str]|None=None)->int: # 0 all classified, 1 something was skipped, 2 invalid arguments or files
     "Classify images: `lightweight predict MODEL PATH … [--format csv|json|coco] [--out FILE]`."
@@ -328,4 +348,4 @@ def main(argv:Sequence[str]|None=None)->int: # 0 all classified, 1 something was
     args = _parse_arguments(argv)
     if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape')     # any file name
     if args.stream and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(line_buffering=True)
-    return run_command(PROG, lambda: int(not _answer_all(args)), (ImportError,))
+    return run_command(PROG, lambda: int(not (_test_models if args.self_test else _answer_all)(args)), (ImportError,))

@@ -135,8 +135,9 @@ def _export(c, checkpoint, variant):
     form = plain or make_int8_formats(formats.to_pixels(_load(c, info, 'train')[0]))[variant]
     pixels, reference = formats.to_pixels(images), predict_images(network, images, info['mean'], info['std'])
     check = partial(formats.check_export, images=pixels, reference=reference, targets=c.valid.target.to_numpy())
-    meta = formats.make_metadata(network, info, read_crops_info(c.store)['settings'], hash_file(checkpoint),
-                                 c.s.licence, 'f32' if plain else 'int8')
+    cutting, examples = read_crops_info(c.store)['settings'], formats.draw_examples(pixels, reference, _limits)
+    meta = formats.make_metadata(network, info, cutting, hash_file(checkpoint), c.s.licence, 'f32' if plain else 'int8',
+                                 examples)
     formats.clear_stale(folder, meta['checkpoint'])
     rows = formats.export_format(form, formats.make_deployable(network, info), meta, folder, check, _limits)
     formats.add_rows(folder, rows)

@@ -19,7 +19,7 @@ from ..core.records import check_record_place, hash_file, start_record, write_re
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
-from ..deploy.formats import Limits, check_export, export_formats, list_own_files, make_deployable
+from ..deploy.formats import Limits, check_export, draw_examples, export_formats, list_own_files, make_deployable
 from ..deploy.formats import make_metadata, read_table, to_pixels
 from ..metrics.metrics import tabulate_probabilities
 from ..training.checkpoint import load_checkpoint, open_split, predict_images
@@ -42,6 +42,7 @@ class ExportSettings(Settings):
     faster:bool = Field(True, description='keep an int8 file only if it is faster than the same runtime in f32')
     n_threads:int = Field(1, ge=1, le=256, description='CPU threads of the runtimes during the check')
     licence:str = Field('Apache-2.0', description='licence of weights and training data, written into each file')
+    examples:int = Field(4, ge=0, le=100, description='valid crops stored in each file for its self-test; 0: none')
     record:WritePath = Field('', description='second path for the record, such as results/NAME.json (default: none)')
 
 # %% ../../nbs/export.ipynb #c008
@@ -67,8 +68,9 @@ def _check_rivals(s, folder): # refuse a comparison of speed without the file to
 def _write_all(s, store, network, own, checkpoint, folder):
     "Write and check the files; their rows, the crops of the check, and the metadata."
     valid, check = _make_check(network, own, open_split(store, own))
-    info = make_metadata(network, own, read_crops_info(store)['settings'], hash_file(checkpoint), s.licence)
     deployable, limits = make_deployable(network, own), set_limits(s)
+    examples = draw_examples(check.keywords['images'], check.keywords['reference'], limits, s.examples)
+    info = make_metadata(network, own, read_crops_info(store)['settings'], hash_file(checkpoint), s.licence, 'f32', examples)
     int8 = [f for f in s.formats if f.endswith('-int8')]
     rows = export_formats([f for f in s.formats if f not in int8], deployable, info, folder, check, limits, s.n_threads)
     if not int8: return rows, valid, info
