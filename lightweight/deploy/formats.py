@@ -66,8 +66,9 @@ def make_metadata(
     recipe = network.recipe
     cut = f", cut after {recipe['cut']} blocks" if recipe.get('cut') is not None else ''
     own = {k: info[k] for k in ('classes', 'img_size', 'resize', 'mean', 'std', 'split')}
+    held = dict(examples=examples) if examples else {}
     return dict(version=VERSION, name=recipe['name'] + cut, **own, context=cutting['context'], square=cutting['square'],
-                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision) | (dict(examples=examples) if examples else {})
+                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision, **held)
 
 # %% ../../nbs/deploy/02_formats.ipynb #c023
 def _make_example(info, n): return (torch.zeros(n, info['img_size'], info['img_size'], 3, dtype=torch.uint8),)
@@ -138,8 +139,8 @@ def draw_examples(
     n:int=4, # number of examples
 )->dict|None: # for `make_metadata`
     "Draw images for the self-test of a file."
-    rows = np.random.default_rng(0).permutation(len(images))[:n]
-    return pack_examples(images[rows], probabilities[rows], {k: v.max_difference for k, v in limits.items()}) if n else None
+    rows, largest = np.random.default_rng(0).permutation(len(images))[:n], {k: v.max_difference for k, v in limits.items()}
+    return pack_examples(images[rows], probabilities[rows], largest) if n else None
 
 _nothing = dict.fromkeys(('max_difference', 'agreement', 'macro_f1', 'macro_f1_reference'))
 

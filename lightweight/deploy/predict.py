@@ -337,10 +337,10 @@ def _test_models(args):
         warnings.simplefilter('ignore', UserWarning)                                 # the table says it
         rows = self_test(found, args.threads)
     for r in rows:
-        told = 'no examples in the file; export it again' if r['limit'] is None else (
-            f"{'agrees' if r['difference'] <= r['limit'] else 'DIFFERS'}: by up to {r['difference']:.1e}, limit {r['limit']:g}")
+        if r['limit'] is None: told = 'no examples in the file; export it again'
+        else: told = f"{'agrees' if r['agrees'] else 'DIFFERS'}: by up to {r['difference']:.1e}, limit {r['limit']:g}"
         print(f"{r['path']}  {r['runtime']} {r['precision']}  {r['ms']:.2f} ms an image  {told}")
-    return all(r['limit'] is not None and r['difference'] <= r['limit'] for r in rows)
+    return all(r['agrees'] for r in rows)
 
 def main(argv:Sequence[str]|None=None)->int: # 0 all classified, 1 something was skipped, 2 invalid arguments or files
     "Classify images: `lightweight predict MODEL PATH … [--format csv|json|coco] [--out FILE]`."

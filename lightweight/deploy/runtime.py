@@ -315,14 +315,14 @@ def compare_examples(
 def _warn_of_differences(model):
     difference, limit = compare_examples(model)
     if difference > limit:
-        warnings.warn(f'{model.path}: with {model.runtime} in {model.precision} on this machine, probabilities differ from '
-                      f'those stored in the file by up to {difference:.2g}, more than {limit:g}', stacklevel=3)
+        warnings.warn(f'{model.path}: with {model.runtime} in {model.precision} on this machine, probabilities differ '
+                      f'from those stored in the file by up to {difference:.2g}, more than {limit:g}', stacklevel=3)
 
 def self_test(
     paths:Sequence[Path], # exported files; .xml files are opened in f32 and bf16
     n_threads:int=1, # threads of the runtime
     n_rounds:int=20, # timed rounds, interleaved
-)->list[dict]: # path, runtime, precision, difference, limit (None without examples), ms (median of one image)
+)->list[dict]: # path, runtime, precision, ms (median of one image), difference, limit (None: no examples), agrees
     "Compare and time files in every precision that this machine has for them."
     opened = [open_model(p, n_threads, precision) for p in paths for precision in ('f32', 'bf16')
               if precision == 'f32' or Path(p).suffix.lower() == '.xml']
@@ -333,6 +333,8 @@ def self_test(
             start = time.perf_counter()
             model(blank[model.shape])
             times.append(time.perf_counter() - start)
-    def compare(m): return compare_examples(m) if 'examples' in m.info else (None, None)
-    return [dict(path=m.path, runtime=m.runtime, precision=m.precision, ms=1000*float(np.median(times)),
-                 **dict(zip(('difference', 'limit'), compare(m)))) for m, times in zip(models, seconds)]
+    def compare(m):
+        difference, limit = compare_examples(m) if 'examples' in m.info else (None, None)
+        return dict(difference=difference, limit=limit, agrees=limit is not None and difference <= limit)
+    return [dict(path=m.path, runtime=m.runtime, precision=m.precision, ms=1000*float(np.median(times)), **compare(m))
+            for m, times in zip(models, seconds)]

@@ -70,7 +70,8 @@ def _write_all(s, store, network, own, checkpoint, folder):
     valid, check = _make_check(network, own, open_split(store, own))
     deployable, limits = make_deployable(network, own), set_limits(s)
     examples = draw_examples(check.keywords['images'], check.keywords['reference'], limits, s.examples)
-    info = make_metadata(network, own, read_crops_info(store)['settings'], hash_file(checkpoint), s.licence, 'f32', examples)
+    cutting = read_crops_info(store)['settings']
+    info = make_metadata(network, own, cutting, hash_file(checkpoint), s.licence, examples=examples)
     int8 = [f for f in s.formats if f.endswith('-int8')]
     rows = export_formats([f for f in s.formats if f not in int8], deployable, info, folder, check, limits, s.n_threads)
     if not int8: return rows, valid, info

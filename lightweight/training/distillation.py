@@ -161,7 +161,8 @@ def open_logits(
     "Open a teacher's cached logits for the training crops; compute them if needed."
     info, path = read_checkpoint_info(path), Path(path)
     manifest, images = open_store(store, info['img_size'], info['resize'])
-    crops, fine = name_store(store, info['img_size'], info['resize']).name, categories and info['recipe'].get('class_of')
+    crops = name_store(store, info['img_size'], info['resize']).name
+    fine = categories and info['recipe'].get('class_of')
     parts = [hash_file(path), crops, mirror] + ['categories']*bool(fine)
     teacher, valid = load_teacher(path, categories=categories).to(device), (manifest.split != 'train').to_numpy()
     def predict(first, end):

@@ -58,7 +58,7 @@ def open_probe_features(
 STRENGTHS = 1, 3, 10, 30, 100 # candidates of C
 
 def _regress(x, numbers, weights, strength, n): # one row of weights and one bias for each of n categories
-    model = LogisticRegression(C=strength, max_iter=1000, tol=1e-5).fit(x, numbers, sample_weight=weights)
+    model = LogisticRegression(C=strength, max_iter=1000, tol=1e-4).fit(x, numbers, sample_weight=weights)
     weight, bias = np.zeros((n, x.shape[1])), np.full(n, -30.) # a category without crops is never predicted
     both = len(model.classes_) == 2 # one row describes two categories
     weight[model.classes_] = np.concatenate([-model.coef_/2, model.coef_/2]) if both else model.coef_
@@ -74,7 +74,7 @@ def fit_probe(
     "Fit logistic regressions in which all classes weigh alike."
     mean, std = features.mean(0), features.std(0)
     scale = np.where(std < 1e-6, 1, std)*np.sqrt(features.shape[1])
-    x, labels = (features - mean)/scale, np.asarray(class_of)[numbers]
+    x, labels = ((features - mean)/scale).astype(np.float32), np.asarray(class_of)[numbers] # twice as fast as float64
     basis = np.linalg.qr(x.T)[0] if x.shape[1] > len(x) else None
     x, counts = x if basis is None else x @ basis, np.bincount(labels, minlength=max(class_of) + 1)
     weights = len(labels)/np.count_nonzero(counts)/counts[labels]
@@ -142,9 +142,11 @@ class Probe(Callback):
         known = np.concatenate([train, list(dls.valid_ds.items)])
         labels, numbers, class_of = _number_crops(dls.manifest, dls.vocab, network)
         features = open_probe_features(self.store, dls.images, network, self.info, dls.device)
-        found = rate_strengths(*(v[known] for v in (features, numbers, labels)), class_of, dls.manifest.group.to_numpy()[known])
+        groups = dls.manifest.group.to_numpy()[known]
+        found = rate_strengths(features[known], numbers[known], labels[known], class_of, groups)
         self.info['strength'] = max(found, key=found.get)
-        self.learn.keeper.say('probe: macro-F1 in cross-validation: ' + ', '.join(f'{f1:.3f} (C = {c})' for c, f1 in found.items()))
+        rated = ', '.join(f'{f1:.3f} (C = {c})' for c, f1 in found.items())
+        self.learn.keeper.say(f'probe: macro-F1 in cross-validation: {rated}')
         (fitted,) = fit_probe(features[train], numbers[train], class_of, [self.info['strength']])
         _set_classifier(network, *fitted)
 
