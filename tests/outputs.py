@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -78,9 +79,10 @@ def list_pictures(nb):
 
 
 def store_outputs(path):
-    "Run a page and write its outputs into it."
+    "Run a page from the start, without what an earlier run of it left, and write its outputs into it."
     import nbformat
     from nbclient import NotebookClient
+    shutil.rmtree(ROOT/"outputs/sample"/path.stem, ignore_errors=True)
     nb = json.loads(path.read_text(encoding="utf-8"))
     ran = nbformat.read(path, as_version=4)
     NotebookClient(ran, timeout=1800, resources=dict(metadata=dict(path=str(path.parent))), kernel_name="python3").execute()

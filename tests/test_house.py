@@ -1,4 +1,5 @@
 "The rules of the house: what is generated is fresh, what is committed is clean, what is misspelt stops."
+import ast
 import importlib
 import json
 import os
@@ -120,6 +121,18 @@ def test_every_stage_has_one_parameters_cell():
         assert len(tagged) == 1, path.name
         after = "".join(code_cells(path)[tagged[0] + 1]["source"])
         assert "from_notebook(globals())" in after, f"{path.name}: the parameters are not checked right after their cell"
+
+
+@pytest.mark.parametrize("path", STAGES, ids=name_page)
+def test_no_cell_reuses_the_name_of_a_parameter(path):
+    "The settings cell may be run again after any other cell, and reads the same parameters."
+    given = find_settings(path).model_fields
+    for cell in code_cells(path):
+        source = "".join(cell["source"])
+        if "parameters" in cell["metadata"].get("tags", []) or source.startswith("#| export"): continue
+        bound = [target for node in ast.parse(source).body for target in getattr(node, "targets", [getattr(node, "target", None)])]
+        names = {n.id for target in bound if target for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        assert not names & given.keys(), f"{path.name}: {names & given.keys()} in: {source}"
 
 
 def find_imports(source, folder):
