@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 
@@ -87,9 +86,8 @@ def find_foreign(
     files:Iterable[str], # patterns of the stage's files: '*' any text without '/', '**' at the end any path
 )->str|None: # relative path; None: there is none
     "Find the first file that the stage did not write."
-    for name in list_files(folder):
-        if not (_matches(name, files) or _harmless.fullmatch(name) or _is_temporary(name, files)):
-            return name
+    def is_own(name): return _matches(name, files) or _harmless.fullmatch(name) or _is_temporary(name, files)
+    return next((name for name in list_files(folder) if not is_own(name)), None)
 
 def read_maker(folder:str|Path)->str: # name of the stage; '': unknown
     "Read which stage made a folder."
@@ -99,7 +97,7 @@ def read_maker(folder:str|Path)->str: # name of the stage; '': unknown
         return str(json.loads((folder/'record.json').read_text(encoding='utf-8'))['stage'])
     return ''
 
-_none, _inputs = MappingProxyType({}), ('crops', 'photos')
+_inputs = 'crops', 'photos'
 
 def _check_overlap(path, paths, label, within, advice): # within: names of the paths that the file may not lie in
     real = Path(os.path.realpath(path))
@@ -128,7 +126,7 @@ def check_folder(
     out:str|Path, # output folder, existing or not
     stage:str, # name of the stage, such as 'train'
     files:Iterable[str], # patterns of the files that the stage writes
-    reads:Mapping=_none, # inputs: name of the setting → path
+    reads:Mapping={}, # inputs: name of the setting → path
     root:str|Path='.', # repository
     field:str='out', # name of the setting, for the message
     within:Iterable[str]=_inputs, # names in `reads` of folders inside which nothing may be written
@@ -197,7 +195,7 @@ def keep_previous(
 def check_file(
     path:str|Path, # output file
     is_own:Callable[[Path], bool], # whether an existing file may be replaced
-    reads:Mapping=_none, # inputs: name of the setting → path
+    reads:Mapping={}, # inputs: name of the setting → path
     field:str='out', # name of the setting, for the message
 ):
     "Check that a file may be written, without changing anything."

@@ -95,16 +95,14 @@ def _apply_operation(x, name, v):
 
 # %% ../../nbs/data/13_augment.ipynb #c028
 @cache
-def _list_operations(kind, size):
-    "Names of the operations, strengths (operations, strengths), and whether these have a direction."
+def _list_operations(kind, size): # names, strengths (operations, strengths), and whether these have a direction
     source, bins = (v2.RandAugment, 10) if kind == 'rand' else (v2.TrivialAugmentWide, 31)
     makers, signed = zip(*source._AUGMENTATION_SPACE.values())
     tables = [make(bins, size, size) for make in makers]
     strengths = torch.stack([torch.zeros(bins) if t is None else t.float() for t in tables])
     return list(source._AUGMENTATION_SPACE), strengths, torch.tensor(signed)
 
-def _draw_operations(kind, n_ops, size, n):
-    "Sample operations and strengths for n images: (operations per image, n) each."
+def _draw_operations(kind, n_ops, size, n): # operations and strengths for n images: (operations per image, n) each
     names, strengths, signed = _list_operations(kind, size)
     ops, level = torch.randint(len(names), (n_ops, n)), torch.randint(strengths.shape[1], (n,))
     turned = _coin((n_ops, n)) & signed[ops]

@@ -51,8 +51,7 @@ def name_store(
     "The file of the decoded crops."
     return Path(folder)/f'decoded-{_key(folder)}-{size}px-{method}.npy'
 
-def _build_store(path, paths, size, method='squish', progress=True):
-    "Decode and resize image files into one .npy file, atomically."
+def _build_store(path, paths, size, method='squish', progress=True): # decode and resize files into one .npy file
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     header = dict(descr='|u1', fortran_order=False, shape=(len(paths), 3, size, size))
     pieces = [paths[i:i+256] for i in range(0, len(paths), 256)]
@@ -77,8 +76,7 @@ def _map(path, n, size): # the memory-mapped file, or None if it is missing or i
     except (FileNotFoundError, ValueError, EOFError): return None
     return torch.from_numpy(array) if array.shape == (n, 3, size, size) and array.dtype == np.uint8 else None
 
-def _remove_stale(folder):
-    "Remove decoded crops of an older manifest and incomplete files that nobody has written to for an hour."
+def _remove_stale(folder): # decoded crops of an older manifest, and files left incomplete for an hour
     key, decoded = _key(folder), folder.glob('decoded-*.npy')
     old = [f for f in decoded if DECODED.fullmatch(f.name) and f.name.split('-')[1] != key]
     old += [f for f in folder.glob('.decoded-*.part') if time.time() - f.stat().st_mtime > 3600]
@@ -93,8 +91,7 @@ def _is_private(folder): # whether this is a folder that no other user can write
     if folder.is_symlink() or not folder.is_dir(): return False
     return _user() == 'user' or folder.stat().st_uid == _user() and not folder.stat().st_mode & 0o022
 
-def _build_somewhere(path, *args):
-    "Write the file beside the crops or, if their folder is read-only, to `_find_spare`; return its path."
+def _build_somewhere(path, *args): # beside the crops or, if their folder is read-only, at `_find_spare`
     try: _build_store(path, *args)
     except OSError as e:
         if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM): raise

@@ -91,8 +91,7 @@ def pick_large(
                      'needs two; ' + (why if lost else 'give some categories another label'))
 
 # %% ../../nbs/data/15_objects.ipynb #o026
-def _list_groupings(photos:pd.DataFrame, entries:dict[int, dict])->list[str]:
-    "List groupings that fields, times and file names of a collection suggest."
+def _list_groupings(photos:pd.DataFrame, entries:dict[int, dict])->list[str]: # suggested by fields, times and names
     plain = ('id', 'file_name', 'width', 'height')
     fields = pd.DataFrame([entries.get(i, {}) for i in photos.photo_id]).astype(str)
     several = [f for f in fields if f not in plain and 3 <= fields[f].nunique() <= len(photos)/2]

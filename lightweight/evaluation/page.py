@@ -74,8 +74,7 @@ def _render_prose(text): # untrusted Markdown → safe HTML
     return Markup(markdown.renderer.render(tokens, markdown.options, {}))
 
 # %% ../../nbs/evaluation/04_page.ipynb #c027
-def _pair_times(metrics):
-    "List the latencies that have a baseline: name, ms, ms of the baseline ('baseline NAME' beside NAME)."
+def _pair_times(metrics): # name, ms, ms of the baseline of latencies that have one ('baseline NAME')
     times, names = metrics.get('times_ms', {}), {'whole path': 'end-to-end latency', 'network': 'network latency'}
     return [(names.get(name, name), row['p50_ms'], times[f'baseline {name}']['p50_ms'])
             for name, row in times.items() if f'baseline {name}' in times]

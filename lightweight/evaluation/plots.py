@@ -32,8 +32,7 @@ _style = {'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor'
           'grid.color': '#E4E4E4', 'font.size': 10, 'axes.labelcolor': '#333333'}
 plain_text = plt.rc_context({'text.parse_math': False})  # decorator: seaborn measures text before the figure is drawn
 
-class _PlainTextFigure(Figure):
-    "A figure without math text: a dollar sign in a class name does not start a formula."
+class _PlainTextFigure(Figure): # a dollar sign in a class name does not start a formula
     def draw(self, renderer):
         for ax in self.axes: ax.get_xticklabels(), ax.get_yticklabels()      # otherwise created during drawing
         for text in self.findobj(Text): text.set_parse_math(False)

@@ -79,12 +79,9 @@ def read_parts(path:str|Path)->list[Part]: # empty: the file is a genotype
         raise ValueError(f'{path}: parts: the networks were trained with different normalizations')
     return parts
 
-def normalization(
-    name:str, # name of a network
-    root:str|Path|None=None, # repository; None: the package's own networks
-)->tuple[tuple, tuple]: # mean and standard deviation of the channels, for values from 0 to 1
+def normalization(name:str)->tuple[tuple, tuple]: # mean and standard deviation of the channels, for values from 0 to 1
     "Look up the input normalization of a network."
-    kind, rest = split_name(name, root)
+    kind, rest = split_name(name)
     if parts := read_parts(rest) if kind == 'genotype' else None: kind, rest = split_name(parts[0].network)
     cfg = timm.get_pretrained_cfg(rest) if kind == 'timm' else None
     return (tuple(cfg.mean), tuple(cfg.std)) if cfg else IMAGENET
@@ -281,13 +278,10 @@ def _build_parts(name, parts, n_classes, pretrained, cut, head_width, dropout):
     net = FeatureNetwork(parts, n_classes, dropout or 0.0)
     if pretrained is True:
         for backbone, name in zip(net.backbones, dict.fromkeys(part.network for part in parts)):
-            _load_backbone(backbone, name)
+            whole = build_network(name, 1000, True).net.state_dict()        # with a classifier, which is left out
+            backbone.load_state_dict({key: whole[key] for key in backbone.state_dict()})
     elif pretrained: load_weights(net, pretrained, new_classes=True)
     return net
-
-def _load_backbone(backbone, name): # published weights, without those of the classifier
-    whole = build_network(name, 1000, True).net
-    backbone.load_state_dict({k: v for k, v in whole.state_dict().items() if k in backbone.state_dict()})
 
 def learn_categories(
     net:nn.Module, # with one output per category; changed in place
