@@ -19,20 +19,21 @@ from filelock import FileLock, Timeout
 # %% ../../nbs/core/02_files.ipynb #c005
 def write_atomically(
     path:str|Path, # file to write
-    content:str|bytes, # new content
+    content:str|bytes|Iterable[bytes], # new content, or pieces of it
 )->Path: # the path
     "Write a file in one step: readers see the old content or the new one, even after a power failure."
     path, target = Path(path), Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode('utf-8') if isinstance(content, str) else content
+    content = content.encode('utf-8') if isinstance(content, str) else content
     temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}.part')
     try:
         with open(temporary, 'xb') as f:
-            f.write(data); f.flush(); os.fsync(f.fileno())
+            f.writelines([content] if isinstance(content, bytes) else content); f.flush(); os.fsync(f.fileno())
             if target.exists(): os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as e:
+        if isinstance(e, OSError) and e.errno and not e.filename: e.filename = str(path)     # "disk full" has none
+        with suppress(OSError): temporary.unlink()       # a failure does not hide the original error
         raise
     return path
 
@@ -54,9 +55,8 @@ _harmless = re.compile(rf'{_lock}|(.*/)?([^/]*\.ipynb|\.DS_Store)|\.ipynb_checkp
 
 def list_files(folder:str|Path)->list[str]: # sorted paths relative to the folder, with '/'
     "List all files below a folder; a link to a folder counts as a file."
-    found = (os.path.join(place, name) for place, folders, files in os.walk(folder)
-             for name in (*files, *(name for name in folders if os.path.islink(os.path.join(place, name)))))
-    return sorted(os.path.relpath(path, folder).replace(os.sep, '/') for path in found)
+    found = (path for path in Path(folder).rglob('*') if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 @cache
 def _split(patterns): return [p.split('/') for p in patterns]

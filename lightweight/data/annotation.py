@@ -12,8 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
+import cv2, numpy as np
 
 from ..core.console import suggest
 from .image import MAX_PIXELS, Fit, leaves_root, read_box, resolve_name, settle_box
@@ -126,7 +125,7 @@ def parse_coco(
     return _read_numbers(coco)
 
 # %% ../../nbs/data/04_annotation.ipynb #n014
-KINDS = json.loads((files('lightweight')/'templates/findings.json').read_text(encoding='utf-8')) # kind of finding: what it means
+KINDS = json.loads((files('lightweight')/'templates/findings.json').read_text('utf-8')) # kind of finding: its meaning
 
 def find_entry_fault(entry:Any)->tuple[str, str]|None: # kind and sentence, None if it is sound
     "Find what is wrong with an entry of images."

@@ -68,7 +68,7 @@ def _check_pixels(photo): # decode a photo; return a remark if its white level h
 
 def _refuse(kind, why): return Fit(0, 0, kind=kind, action='refused', detail=why), ''
 
-def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]: # its fit, or why it is refused; a remark about its pixels
+def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]: # its fit, or why it is refused; a remark about pixels
     try: there, why = Path(path).is_file(), 'there is no file'
     except OSError as error: there, why = False, f'{error.strerror}:'
     if not there: return _refuse('missing photo', f'{why} {describe_value(str(path), 160)}')
@@ -115,7 +115,7 @@ def check_entries(
             entries[key], names[name] = entry | dict(file_name=name), key
     return entries
 
-def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]: # id of each sound photo → file name, fit
+def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]: # id of a sound photo → file name, fit
     photos = {}
     with ThreadPoolExecutor(4) as pool:
         jobs = pool.map(lambda entry: _inspect_photo(root/entry['file_name'], entry, decode), entries.values())

@@ -8,16 +8,15 @@ __all__ = ['DECODED', 'SHARED_FILES', 'STORE_FILES', 'select_large', 'read_crops
 
 # %% ../../nbs/data/11_crops.ipynb #c003
 import json, os, re, shutil, sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import get_args
 
 import pandas as pd
 from filelock import Timeout
-from PIL import Image
 
 from ..core.console import suggest, track
 from ..core.files import HEX16, MARKER, check_own, hold_lock, list_files, write_atomically
@@ -88,9 +87,6 @@ def _cut_photos(plan, root, folder, progress=False, **settings): # if some fail,
         jobs = [pool.submit(_cut_photo, rows, root, folder, **settings) for _, rows in plan.groupby('photo_id')]
         done = track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photos', show=progress)
         failed = sorted(why for job in done if (why := job.result()))
-    except OSError as e:
-        if e.errno and not e.filename: e.filename = str(folder)    # "disk full" comes without a file name
-        raise
     finally: pool.shutdown(cancel_futures=True)      # after an interruption: finish the current photos only
     if failed: raise OSError('\n'.join([f"{len(failed)} photo(s) could not be cut:", *failed]))
 
@@ -158,15 +154,13 @@ def _check_replaceable(out): # refuse to replace a folder that contains other fi
         if name.endswith(('.ipynb', '.jpg')) and name not in known:
             raise FileExistsError(f'out = {out}: {name} is there, which is no crop; move it away')
 
-@contextmanager
-def hold_store(out:str|Path)->Iterator[None]:
+def hold_store(out:str|Path): # for a `with` block
     "Lock a data set for one process; others wait and print a message."
     out = Path(out).resolve()
-    try: lock = hold_lock(out, wait=False).acquire()
+    try: return hold_lock(out, wait=False).acquire()
     except Timeout:
         print(f'{out}: another process makes this crop store; waiting until it has finished', file=sys.stderr)
-        lock = hold_lock(out).acquire()
-    with lock: yield
+    return hold_lock(out).acquire()
 
 def _replace_store(building, out): # remove the previous folder, and those begun with other inputs, too
     old = out.with_name(f'.{out.name}.old.part')

@@ -10,9 +10,7 @@ import json, os, re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imagehash
-import numpy as np
-import pandas as pd
+import imagehash, numpy as np, pandas as pd
 from PIL import Image, ImageOps
 from scipy.sparse import coo_array, triu
 from scipy.sparse.csgraph import connected_components

@@ -14,8 +14,7 @@ from io import BytesIO
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
-import cv2
-import numpy as np
+import cv2, numpy as np
 from PIL import Image, features
 
 # %% ../../nbs/data/01_image.ipynb #c050

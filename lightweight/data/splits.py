@@ -10,8 +10,7 @@ __all__ = ['SPLITS', 'measure_leak', 'count_splits', 'make_splits', 'check_split
 import hashlib
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.console import suggest

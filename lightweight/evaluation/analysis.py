@@ -9,10 +9,7 @@ __all__ = ['Analysis', 'analyse', 'draw_figures']
 from collections import namedtuple
 from collections.abc import Callable
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import torch
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch.nn.functional import interpolate
