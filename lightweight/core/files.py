@@ -60,7 +60,6 @@ def list_files(folder:str|Path)->list[str]: # sorted paths relative to the folde
 
 @cache
 def _split(patterns): return [p.split('/') for p in patterns]
-
 def _matches(name, patterns):
     parts = name.split('/')
     fits = [p for p in _split(tuple(patterns)) if len(p) == len(parts) or p[-1] == '**' and len(p) < len(parts)]

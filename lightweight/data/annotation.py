@@ -183,7 +183,6 @@ _mixed = ('probably two programs wrote this file in two ways; bbox must be left,
          'everywhere: convert those boxes, or leave them out')
 
 def _is_large_part(those): return those.sum() >= max(10, .2*len(those))       # too many for individual errors
-
 def _explain_outside(x, y, w, h, width, height, outside): # why many boxes leave their photo; None if it cannot be said
     right, bottom = x + w, y + h
     corners = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)

@@ -47,7 +47,6 @@ def make_augmentation(s:DataSettings)->Callable: # uint8 (3, size, size) → the
 
 # %% ../../nbs/data/13_augment.ipynb #c012
 def _coin(n, p=0.5): return torch.rand(n) < p
-
 def _flip_batch(x, kind):
     turns = [lambda image: image.flip(2), lambda image: image.flip(1), lambda image: image.rot90(1, (1, 2))]
     for turn in turns[:_n_turns[kind]]:
@@ -76,7 +75,6 @@ def _move_pixels(x, sources): # read each pixel from its source position; grey o
     return grid_sample(x.float() - grey, grid, 'nearest', align_corners=False).add_(grey).to(torch.uint8)
 
 def _to_bytes(x): return x.clamp_(0, 255).to(torch.uint8)
-
 def _mix(x, other, share): return _to_bytes((x*share).add_(other*(1 - share)))
 
 _ops = {

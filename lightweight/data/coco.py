@@ -67,7 +67,6 @@ def _check_pixels(photo): # decode a photo; return a remark if its white level h
     return ''
 
 def _refuse(kind, why): return Fit(0, 0, kind=kind, action='refused', detail=why), ''
-
 def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]: # its fit, or why it is refused; a remark about pixels
     try: there, why = Path(path).is_file(), 'there is no file'
     except OSError as error: there, why = False, f'{error.strerror}:'

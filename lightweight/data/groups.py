@@ -77,7 +77,6 @@ _word = re.compile(rf'(?<=.)([-_. ]|(?<=\d))+(- )?({_words}){_details}$', re.IGN
 _number = re.compile(r'(?<=.)[ _]?\(\d{1,3}\)$')
 
 def _plain(name): return os.path.splitext(name)[0].replace('\\', '/').casefold()
-
 def _find_sources(name)->tuple[list[str], bool]: # stems that the source of a copy may have; whether it must exist
     folder, _, stem = _plain(name).rpartition('/')
     place, certain, uncertain = f'{folder}/' if folder else '', bool(_roboflow.search(stem)), False

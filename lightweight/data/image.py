@@ -191,7 +191,6 @@ def read_size(entry:dict)->tuple|None: # (width, height); None if not recorded
     return None if width is None or height is None else (round(width) or 1, round(height) or 1)
 
 def _has_shape(a, b): return abs(a[0]*b[1]/(a[1]*b[0]) - 1) <= .01            # the same aspect ratio, within 1 %
-
 def fit_size(
     recorded:tuple|None, # (width, height) in the annotation file
     stored:tuple, # (width, height) of the file
@@ -289,7 +288,6 @@ def scale_pixels(
     return cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
 
 def _pad(pixels, size): return np.asarray(cut_box(Image.fromarray(pixels), (0, 0, *pixels.shape[1::-1]), context=0))
-
 def _crop(pixels, size):
     height, width = pixels.shape[:2]
     top, left = max(0, height - width)//2, max(0, width - height)//2

@@ -83,7 +83,6 @@ def _make_faults(photo, objects): # of the table, in its order: bytes of the fil
 
 # %% ../../nbs/data/03_sample.ipynb #c073
 def _hash(data): return hashlib.sha256(data).hexdigest()[:16]
-
 def _hash_entries(coco): return _hash(json.dumps({k: v for k, v in coco.items() if k != 'info'}).encode())
 
 def _read_sample(path): # read the COCO file of an earlier call (without images if there is none); refuse any other file
@@ -95,7 +94,6 @@ def _read_sample(path): # read the COCO file of an earlier call (without images 
     raise ValueError(f'{path} is not a drawn sample and will not be overwritten; choose another folder')
 
 def _is_drawn(path, *marks): return path.is_file() and _hash(path.read_bytes()) in marks
-
 def _is_complete(root, coco, request):
     if 'images' not in coco or coco['info']['lightweight_sample'] != request: return False
     return all(_is_drawn(root/name, mark) for name, mark in coco['info']['files'].items())
