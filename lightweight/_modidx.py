@@ -255,8 +255,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'lightweight/core/settings.py'),
                                            'lightweight.core.settings._list_values': ( 'core/settings.html#_list_values',
                                                                                        'lightweight/core/settings.py'),
-                                           'lightweight.core.settings._load_yaml': ( 'core/settings.html#_load_yaml',
-                                                                                     'lightweight/core/settings.py'),
                                            'lightweight.core.settings._make_parser': ( 'core/settings.html#_make_parser',
                                                                                        'lightweight/core/settings.py'),
                                            'lightweight.core.settings._read_settings_file': ( 'core/settings.html#_read_settings_file',

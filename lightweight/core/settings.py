@@ -160,7 +160,8 @@ class _UniqueLoader(yaml.SafeLoader): # refuses duplicate names
         if twice is not None: raise yaml.YAMLError(f'{twice} occurs twice')
         return super().construct_mapping(node, deep)
 
-def _load_yaml(path, loader):
+def read_yaml(path:str|Path, loader:type=_UniqueLoader)->dict: # name → value
+    "Read a settings file."
     if not Path(path).is_file(): raise SettingsError(f'{path}: there is no such settings file')
     try: values = yaml.load(Path(path).read_text(encoding='utf-8-sig'), loader)
     except UnicodeDecodeError: raise SettingsError(f'{path}: not readable as text; save it as UTF-8') from None
@@ -168,12 +169,8 @@ def _load_yaml(path, loader):
     if isinstance(values, dict): return values
     raise SettingsError(f'{path}: expected lines of "name: value", found {type(values).__name__}')
 
-def read_yaml(path:str|Path)->dict:
-    "Read a settings file."
-    return _load_yaml(path, _UniqueLoader)
-
 def _read_settings_file(path): # does not convert numbers, dates and words such as `no`
-    values, texts = read_yaml(path), _load_yaml(path, yaml.BaseLoader)
+    values, texts = read_yaml(path), read_yaml(path, yaml.BaseLoader)
     scalars = {k for k, v in values.items() if v is not None and not isinstance(v, (dict, list))}
     return {str(k): texts.get(str(k), v) if k in scalars else v for k, v in values.items()}
 
