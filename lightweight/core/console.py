@@ -57,10 +57,9 @@ def run_command(
     except BrokenPipeError:             # discard the rest of the output, so that Python does not complain at exit
         with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt as error: code, shown = 130, error
-    except (ValueError, OSError, MemoryError, *expected) as error: code, shown = 2, error
-    print(f'{prog}: {hide_secrets(explain_error(shown))}', file=sys.stderr)
-    return code
+    except (KeyboardInterrupt, ValueError, OSError, MemoryError, *expected) as error:
+        print(f'{prog}: {hide_secrets(explain_error(error))}', file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 2
 
 # %% ../../nbs/core/01_console.ipynb #n001
 class _Redirected: # a stream whose target can be changed

@@ -13,27 +13,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 
 # %% ../../nbs/core/02_files.ipynb #c005
 def write_atomically(
     path:str|Path, # file to write
-    content:str|bytes, # new content
+    content:str|bytes|Iterable[bytes], # new content, or pieces of it
 )->Path: # the path
     "Write a file in one step: readers see the old content or the new one, even after a power failure."
     path, target = Path(path), Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode('utf-8') if isinstance(content, str) else content
+    content = content.encode('utf-8') if isinstance(content, str) else content
     temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}.part')
     try:
         with open(temporary, 'xb') as f:
-            f.write(data); f.flush(); os.fsync(f.fileno())
+            f.writelines([content] if isinstance(content, bytes) else content); f.flush(); os.fsync(f.fileno())
             if target.exists(): os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as e:
+        if isinstance(e, OSError) and e.errno and not e.filename: e.filename = str(path)     # "disk full" has none
+        with suppress(OSError): temporary.unlink()       # a failure does not hide the original error
         raise
     return path
 
@@ -55,13 +55,11 @@ _harmless = re.compile(rf'{_lock}|(.*/)?([^/]*\.ipynb|\.DS_Store)|\.ipynb_checkp
 
 def list_files(folder:str|Path)->list[str]: # sorted paths relative to the folder, with '/'
     "List all files below a folder; a link to a folder counts as a file."
-    found = (os.path.join(place, name) for place, folders, files in os.walk(folder)
-             for name in (*files, *(name for name in folders if os.path.islink(os.path.join(place, name)))))
-    return sorted(os.path.relpath(path, folder).replace(os.sep, '/') for path in found)
+    found = (path for path in Path(folder).rglob('*') if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 @cache
 def _split(patterns): return [p.split('/') for p in patterns]
-
 def _matches(name, patterns):
     parts = name.split('/')
     fits = [p for p in _split(tuple(patterns)) if len(p) == len(parts) or p[-1] == '**' and len(p) < len(parts)]
@@ -87,9 +85,8 @@ def find_foreign(
     files:Iterable[str], # patterns of the stage's files: '*' any text without '/', '**' at the end any path
 )->str|None: # relative path; None: there is none
     "Find the first file that the stage did not write."
-    for name in list_files(folder):
-        if not (_matches(name, files) or _harmless.fullmatch(name) or _is_temporary(name, files)):
-            return name
+    def is_own(name): return _matches(name, files) or _harmless.fullmatch(name) or _is_temporary(name, files)
+    return next((name for name in list_files(folder) if not is_own(name)), None)
 
 def read_maker(folder:str|Path)->str: # name of the stage; '': unknown
     "Read which stage made a folder."
@@ -99,7 +96,7 @@ def read_maker(folder:str|Path)->str: # name of the stage; '': unknown
         return str(json.loads((folder/'record.json').read_text(encoding='utf-8'))['stage'])
     return ''
 
-_none, _inputs = MappingProxyType({}), ('crops', 'photos')
+_inputs = 'crops', 'photos'
 
 def _check_overlap(path, paths, label, within, advice): # within: names of the paths that the file may not lie in
     real = Path(os.path.realpath(path))
@@ -128,7 +125,7 @@ def check_folder(
     out:str|Path, # output folder, existing or not
     stage:str, # name of the stage, such as 'train'
     files:Iterable[str], # patterns of the files that the stage writes
-    reads:Mapping=_none, # inputs: name of the setting → path
+    reads:Mapping={}, # inputs: name of the setting → path
     root:str|Path='.', # repository
     field:str='out', # name of the setting, for the message
     within:Iterable[str]=_inputs, # names in `reads` of folders inside which nothing may be written
@@ -197,7 +194,7 @@ def keep_previous(
 def check_file(
     path:str|Path, # output file
     is_own:Callable[[Path], bool], # whether an existing file may be replaced
-    reads:Mapping=_none, # inputs: name of the setting → path
+    reads:Mapping={}, # inputs: name of the setting → path
     field:str='out', # name of the setting, for the message
 ):
     "Check that a file may be written, without changing anything."

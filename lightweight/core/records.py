@@ -141,7 +141,6 @@ _header = 'split,checkpoint,opened'
 _read_only = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 def _read_lines(path): return path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else []
-
 def _append_line(path, line): # to a ledger, one process at a time
     with hold_lock(path): write_atomically(path, '\n'.join([*(_read_lines(path) or [_header]), line, '']))
 

@@ -80,9 +80,6 @@ def _list_values(annotation, words): # the choices of a field, with words for si
     values = [get_args(k) if get_origin(k) is Literal else words.get(k, ()) for k in _kinds(annotation)]
     return [str(v) for some in values for v in some] if all(values) else []
 
-def _list_choices(annotation): # the values of a field with several simple types, in words
-    return ', '.join(_list_values(annotation, _words)) if len(_kinds(annotation)) > 1 else ''
-
 def _explain(error, fields):
     name, kind, value = '.'.join(str(p) for p in error['loc']) or 'settings', error['type'], error['input']
     if kind == 'extra_forbidden': return f'unknown parameter {name}{suggest(name, fields)}'
@@ -90,8 +87,9 @@ def _explain(error, fields):
     if kind == 'value_error' and not error['loc']: return error['msg'].removeprefix('Value error, ') # of several fields
     first = error['loc'][0] if error['loc'] else ''
     simple = first in fields and kind.endswith(('_parsing', '_type', 'literal_error'))
-    if choices := _list_choices(fields[first].annotation) if simple else '':
-        return hide_secrets(f'{first} = {value!r}: choose from {choices}')
+    annotation = fields[first].annotation if simple else str
+    if len(_kinds(annotation)) > 1 and (choices := _list_values(annotation, _words)):
+        return hide_secrets(f"{first} = {value!r}: choose from {', '.join(choices)}")
     if kind == 'string_type' and value is None: return f'{name}{_null}'
     hint = '; put it in quotes' if kind == 'string_type' and isinstance(value, (bool, float)) else ''
     return hide_secrets(f"{name} = {value!r}: {error['msg'].removeprefix('Value error, ')}{hint}")
@@ -162,7 +160,8 @@ class _UniqueLoader(yaml.SafeLoader): # refuses duplicate names
         if twice is not None: raise yaml.YAMLError(f'{twice} occurs twice')
         return super().construct_mapping(node, deep)
 
-def _load_yaml(path, loader):
+def read_yaml(path:str|Path, loader:type=_UniqueLoader)->dict: # name → value
+    "Read a settings file."
     if not Path(path).is_file(): raise SettingsError(f'{path}: there is no such settings file')
     try: values = yaml.load(Path(path).read_text(encoding='utf-8-sig'), loader)
     except UnicodeDecodeError: raise SettingsError(f'{path}: not readable as text; save it as UTF-8') from None
@@ -170,12 +169,8 @@ def _load_yaml(path, loader):
     if isinstance(values, dict): return values
     raise SettingsError(f'{path}: expected lines of "name: value", found {type(values).__name__}')
 
-def read_yaml(path:str|Path)->dict:
-    "Read a settings file."
-    return _load_yaml(path, _UniqueLoader)
-
 def _read_settings_file(path): # does not convert numbers, dates and words such as `no`
-    values, texts = read_yaml(path), _load_yaml(path, yaml.BaseLoader)
+    values, texts = read_yaml(path), read_yaml(path, yaml.BaseLoader)
     scalars = {k for k, v in values.items() if v is not None and not isinstance(v, (dict, list))}
     return {str(k): texts.get(str(k), v) if k in scalars else v for k, v in values.items()}
 

@@ -12,8 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
+import cv2, numpy as np
 
 from ..core.console import suggest
 from .image import MAX_PIXELS, Fit, leaves_root, read_box, resolve_name, settle_box
@@ -53,8 +52,7 @@ _fields = { # list of the file → {field: function that reads its number in any
     'annotations': dict(id=_read_whole, image_id=_read_whole, category_id=_read_whole, iscrowd=_read_flag,
                         area=_read_number, bbox=_read_four)}
 
-def _read_numbers(coco)->tuple[dict, list[str]]: # the converted content; a sentence for each converted field
-    "Convert numbers that are written in another form."
+def _read_numbers(coco)->tuple[dict, list[str]]: # with numbers converted; a sentence for each converted field
     found, cleaned, said = {}, {name: list(coco[name]) for name in _fields if name in coco}, []
     for name, entries in cleaned.items():
         for i, entry in enumerate(entries):
@@ -127,8 +125,7 @@ def parse_coco(
     return _read_numbers(coco)
 
 # %% ../../nbs/data/04_annotation.ipynb #n014
-_texts = files('lightweight')/'templates'/'findings.json'
-KINDS = json.loads(_texts.read_text(encoding='utf-8')) # kind of finding: what it means
+KINDS = json.loads((files('lightweight')/'templates/findings.json').read_text('utf-8')) # kind of finding: its meaning
 
 def find_entry_fault(entry:Any)->tuple[str, str]|None: # kind and sentence, None if it is sound
     "Find what is wrong with an entry of images."
@@ -186,7 +183,6 @@ _mixed = ('probably two programs wrote this file in two ways; bbox must be left,
          'everywhere: convert those boxes, or leave them out')
 
 def _is_large_part(those): return those.sum() >= max(10, .2*len(those))       # too many for individual errors
-
 def _explain_outside(x, y, w, h, width, height, outside): # why many boxes leave their photo; None if it cannot be said
     right, bottom = x + w, y + h
     corners = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
@@ -201,8 +197,7 @@ def _explain_outside(x, y, w, h, width, height, outside): # why many boxes leave
         return (f'they reach {times:.3g} times as far as the photos; they probably belong to pictures of another '
                 f'size{also}')
 
-def _find_units(right, bottom, width, height):
-    "Whether boxes are probably percent or thousandths of photos that are much larger."
+def _find_units(right, bottom, width, height): # whether boxes are probably percent or thousandths of large photos
     most = (right.max(), bottom.max())
     for whole, name in ((100, 'percent'), (1000, 'thousandths')):
         small = max(most) <= 1.005*whole and min(most) > .75*whole and min(width.min(), height.min()) >= 2*whole

@@ -47,7 +47,6 @@ def make_augmentation(s:DataSettings)->Callable: # uint8 (3, size, size) → the
 
 # %% ../../nbs/data/13_augment.ipynb #c012
 def _coin(n, p=0.5): return torch.rand(n) < p
-
 def _flip_batch(x, kind):
     turns = [lambda image: image.flip(2), lambda image: image.flip(1), lambda image: image.rot90(1, (1, 2))]
     for turn in turns[:_n_turns[kind]]:
@@ -76,7 +75,6 @@ def _move_pixels(x, sources): # read each pixel from its source position; grey o
     return grid_sample(x.float() - grey, grid, 'nearest', align_corners=False).add_(grey).to(torch.uint8)
 
 def _to_bytes(x): return x.clamp_(0, 255).to(torch.uint8)
-
 def _mix(x, other, share): return _to_bytes((x*share).add_(other*(1 - share)))
 
 _ops = {
@@ -95,16 +93,14 @@ def _apply_operation(x, name, v):
 
 # %% ../../nbs/data/13_augment.ipynb #c028
 @cache
-def _list_operations(kind, size):
-    "Names of the operations, strengths (operations, strengths), and whether these have a direction."
+def _list_operations(kind, size): # names, strengths (operations, strengths), and whether these have a direction
     source, bins = (v2.RandAugment, 10) if kind == 'rand' else (v2.TrivialAugmentWide, 31)
     makers, signed = zip(*source._AUGMENTATION_SPACE.values())
     tables = [make(bins, size, size) for make in makers]
     strengths = torch.stack([torch.zeros(bins) if t is None else t.float() for t in tables])
     return list(source._AUGMENTATION_SPACE), strengths, torch.tensor(signed)
 
-def _draw_operations(kind, n_ops, size, n):
-    "Sample operations and strengths for n images: (operations per image, n) each."
+def _draw_operations(kind, n_ops, size, n): # operations and strengths for n images: (operations per image, n) each
     names, strengths, signed = _list_operations(kind, size)
     ops, level = torch.randint(len(names), (n_ops, n)), torch.randint(strengths.shape[1], (n,))
     turned = _coin((n_ops, n)) & signed[ops]

@@ -6,17 +6,16 @@
 __all__ = ['load_images', 'name_store', 'open_store']
 
 # %% ../../nbs/data/12_cache.ipynb #c003
-import errno, os, sys, tempfile, time
+import errno, io, os, sys, tempfile, time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
+import numpy as np, pandas as pd, torch
 
 from ..core.console import open_progress, track
+from ..core.files import write_atomically
 from ..core.records import hash_data
 from .crops import DECODED, read_crops_info, read_manifest
 from .image import SCALING, read_square
@@ -51,38 +50,27 @@ def name_store(
     "The file of the decoded crops."
     return Path(folder)/f'decoded-{_key(folder)}-{size}px-{method}.npy'
 
-def _build_store(path, paths, size, method='squish', progress=True):
-    "Decode and resize image files into one .npy file, atomically."
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    header = dict(descr='|u1', fortran_order=False, shape=(len(paths), 3, size, size))
-    pieces = [paths[i:i+256] for i in range(0, len(paths), 256)]
-    try:
-        with open(part, 'wb') as f, open_progress(len(paths), 'decoding crops', 'crop', progress) as bar:
-            np.lib.format.write_array_header_1_0(f, header)
-            for piece in pieces:
-                f.write(load_images(piece, size, method).numpy().data)
-                bar.update(len(piece))
-            f.flush(); os.fsync(f.fileno())
-        part.replace(path)
-    except BaseException as e:
-        if isinstance(e, OSError) and e.errno and not e.filename: e.filename = str(path)     # "disk full" has none
-        _remove(part)
-        raise
-
-def _remove(path):
-    with suppress(OSError): path.unlink()      # a failure does not hide the original error
+def _decode(paths, size, method='squish', progress=True): # the content of an .npy file, in pieces
+    header, shape = io.BytesIO(), (len(paths), 3, size, size)
+    np.lib.format.write_array_header_1_0(header, dict(descr='|u1', fortran_order=False, shape=shape))
+    yield header.getvalue()
+    with open_progress(len(paths), 'decoding crops', 'crop', progress) as bar:
+        for start in range(0, len(paths), 256):
+            images = load_images(paths[start:start + 256], size, method)
+            yield images.numpy().data
+            bar.update(len(images))
 
 def _map(path, n, size): # the memory-mapped file, or None if it is missing or invalid
     try: array = np.load(path, mmap_mode='c')        # copy-on-write: changes do not reach the file
     except (FileNotFoundError, ValueError, EOFError): return None
     return torch.from_numpy(array) if array.shape == (n, 3, size, size) and array.dtype == np.uint8 else None
 
-def _remove_stale(folder):
-    "Remove decoded crops of an older manifest and incomplete files that nobody has written to for an hour."
+def _remove_stale(folder): # decoded crops of an older manifest, and files left incomplete for an hour
     key, decoded = _key(folder), folder.glob('decoded-*.npy')
     old = [f for f in decoded if DECODED.fullmatch(f.name) and f.name.split('-')[1] != key]
     old += [f for f in folder.glob('.decoded-*.part') if time.time() - f.stat().st_mtime > 3600]
-    for f in old: _remove(f)
+    for f in old:
+        with suppress(OSError): f.unlink()
 
 _user = getattr(os, 'getuid', lambda: 'user') # its number; Windows has none
 
@@ -93,9 +81,8 @@ def _is_private(folder): # whether this is a folder that no other user can write
     if folder.is_symlink() or not folder.is_dir(): return False
     return _user() == 'user' or folder.stat().st_uid == _user() and not folder.stat().st_mode & 0o022
 
-def _build_somewhere(path, *args):
-    "Write the file beside the crops or, if their folder is read-only, to `_find_spare`; return its path."
-    try: _build_store(path, *args)
+def _build_somewhere(path, *args): # beside the crops or, if their folder is read-only, at `_find_spare`
+    try: write_atomically(path, _decode(*args))
     except OSError as e:
         if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM): raise
         path, folder = _find_spare(path), path.parent
@@ -103,7 +90,7 @@ def _build_somewhere(path, *args):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(path.parent):
             raise PermissionError(errno.EACCES, 'others may write to this folder', str(path.parent)) from None
-        _build_store(path, *args)
+        write_atomically(path, _decode(*args))
     return path
 
 def open_store(

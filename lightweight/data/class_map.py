@@ -65,7 +65,6 @@ def check_labels(
         if same != label: raise ValueError(f"{where}labels {same!r} and {label!r} would be one folder on some machines")
 
 def _plain(category): return unicodedata.normalize('NFC', category.strip())
-
 def read_class_map(path:str|Path)->dict[str, str]: # category → label; '' means left out
     "Read a class map."
     path, class_map, lines = Path(path), {}, {}

@@ -42,8 +42,7 @@ class Findings:
         return pd.DataFrame(self.rows, columns=list(_finding_columns)).astype(_finding_columns)
 
 # %% ../../nbs/data/05_coco.ipynb #c008
-def _read_categories(coco, path, findings)->dict[int, str]:
-    "Read the names of the categories; any fault is a ValueError."
+def _read_categories(coco, path, findings)->dict[int, str]: # id → name; any fault is a ValueError
     names = {}
     for i, entry in enumerate(coco['categories']):
         where = f'{path}: categories[{i}]'
@@ -68,9 +67,7 @@ def _check_pixels(photo): # decode a photo; return a remark if its white level h
     return ''
 
 def _refuse(kind, why): return Fit(0, 0, kind=kind, action='refused', detail=why), ''
-
-def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]:
-    "How the boxes of a photo are transformed, or why it is refused; a remark about its pixels."
+def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]: # its fit, or why it is refused; a remark about pixels
     try: there, why = Path(path).is_file(), 'there is no file'
     except OSError as error: there, why = False, f'{error.strerror}:'
     if not there: return _refuse('missing photo', f'{why} {describe_value(str(path), 160)}')
@@ -117,8 +114,7 @@ def check_entries(
             entries[key], names[name] = entry | dict(file_name=name), key
     return entries
 
-def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]:
-    "Inspect the files of entries: id of each sound photo → its file name and the transformation of its boxes."
+def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]: # id of a sound photo → file name, fit
     photos = {}
     with ThreadPoolExecutor(4) as pool:
         jobs = pool.map(lambda entry: _inspect_photo(root/entry['file_name'], entry, decode), entries.values())
@@ -157,8 +153,7 @@ def _note_repairs(box, fit, row, note): # add a finding if the kept row differs 
     elif any(abs(v - round(v)) > DUST for v in box):
         note('fractional box', 'repaired', f'bbox {list(box)} widened to {list(row)}')
 
-def _find_duplicates(rows):
-    "Boxes that are listed more than once: position in annotations → kind, action and sentence of those not used."
+def _find_duplicates(rows): # boxes that are listed again: position in annotations → kind, action and sentence
     same, found = {}, {}
     for i, row in rows.items(): same.setdefault((row[1], *row[6:10]), []).append(i)
     for (_, *box), places in same.items():
@@ -187,8 +182,7 @@ def _read_object(entry, photos, listed, categories, seen, note, fault): # a row 
     _note_repairs(box, fit, row, note)
     return (same[0], name, *fit[:2], entry['id'], categories[same[1]], *row, same[1])
 
-def _read_objects(annotations, photos, listed, categories, findings, fault)->pd.DataFrame:
-    "The table of objects, with the id of each object's category."
+def _read_objects(annotations, photos, listed, categories, findings, fault)->pd.DataFrame: # with category_id
     rows, seen, notes = {}, {}, [[] for _ in annotations]
     for i, entry in enumerate(annotations):
         note = lambda *finding: notes[i].append(finding)
@@ -211,8 +205,7 @@ class CocoData(NamedTuple):
     n_photos:int=0 # entries of `images` in the file, sound or not
     n_boxes:int=0 # entries of `annotations`
 
-def _tabulate(rows, columns, ids)->pd.DataFrame:
-    "A table with the number of boxes of each row, counted by the id in its first column."
+def _tabulate(rows, columns, ids)->pd.DataFrame: # with the number of boxes of each row, by the id in its first column
     counts = Counter(ids)
     return pd.DataFrame([(*row, counts[row[0]]) for row in rows], columns=[*columns, 'n_boxes']).astype(columns)
 

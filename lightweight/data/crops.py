@@ -8,16 +8,15 @@ __all__ = ['DECODED', 'SHARED_FILES', 'STORE_FILES', 'select_large', 'read_crops
 
 # %% ../../nbs/data/11_crops.ipynb #c003
 import json, os, re, shutil, sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import get_args
 
 import pandas as pd
 from filelock import Timeout
-from PIL import Image
 
 from ..core.console import suggest, track
 from ..core.files import HEX16, MARKER, check_own, hold_lock, list_files, write_atomically
@@ -34,8 +33,7 @@ def select_large(
     "Keep the boxes with a long side of at least `min_side`."
     return objects[objects[['w', 'h']].max(axis=1) >= min_side].reset_index(drop=True)
 
-def _check_lost(objects, plan, min_side):
-    "Refuse a plan in which a class has lost all its boxes of a split for being small."
+def _check_lost(objects, plan, min_side): # refuse a plan in which a class has lost all boxes of a split for being small
     lost = sorted(set(zip(objects.label, objects.split)) - set(zip(plan.label, plan.split)))
     names = ', of '.join(f'{label} in {split}' for label, split in lost)
     if lost: raise ValueError(f"no box of {names} has a long side of {min_side} px or more: lower min_side, "
@@ -65,8 +63,7 @@ def _plan_crops(objects, min_side=24): # the boxes that are cut, and the names o
 # %% ../../nbs/data/11_crops.ipynb #c015
 _threads, _quality = 2, 95 # photos at a time; JPEG quality of the crops
 
-def _encode_crops(path, rows, context, square):
-    "Decode a photo once and encode each of its boxes: name of the crop → JPEG content."
+def _encode_crops(path, rows, context, square): # decode a photo once: name of each crop → JPEG content
     photo, size = open_photo(path), (rows[0].photo_width, rows[0].photo_height)
     if photo.size != size: raise ValueError(f"the photo is {photo.size}, but was {size} when the annotations were read")
     files = {row.crop: BytesIO() for row in rows}
@@ -75,8 +72,7 @@ def _encode_crops(path, rows, context, square):
         crop.save(files[row.crop], 'JPEG', quality=_quality, subsampling=0)
     return files
 
-def _cut_photo(rows, root, folder, context=.1, square=True):
-    "Cut the boxes of one photo whose crops do not exist; why the photo could not be cut, or ''."
+def _cut_photo(rows, root, folder, context=.1, square=True): # cut missing crops; why it failed, or ''
     todo = [row for row in rows.itertuples() if not (folder/row.crop).exists()]
     if not todo: return ''
     path = root/todo[0].file_name
@@ -85,16 +81,12 @@ def _cut_photo(rows, root, folder, context=.1, square=True):
     for name, file in files.items(): write_atomically(folder/name, file.getvalue())
     return ''
 
-def _cut_photos(plan, root, folder, progress=False, **settings):
-    "Cut many photos; if some cannot be cut, finish the others and raise an error that names them."
+def _cut_photos(plan, root, folder, progress=False, **settings): # if some fail, finish the others first
     pool = ThreadPoolExecutor(_threads)
     try:
         jobs = [pool.submit(_cut_photo, rows, root, folder, **settings) for _, rows in plan.groupby('photo_id')]
         done = track(as_completed(jobs), total=len(jobs), desc='cutting', unit='photos', show=progress)
         failed = sorted(why for job in done if (why := job.result()))
-    except OSError as e:
-        if e.errno and not e.filename: e.filename = str(folder)    # "disk full" comes without a file name
-        raise
     finally: pool.shutdown(cancel_futures=True)      # after an interruption: finish the current photos only
     if failed: raise OSError('\n'.join([f"{len(failed)} photo(s) could not be cut:", *failed]))
 
@@ -162,18 +154,15 @@ def _check_replaceable(out): # refuse to replace a folder that contains other fi
         if name.endswith(('.ipynb', '.jpg')) and name not in known:
             raise FileExistsError(f'out = {out}: {name} is there, which is no crop; move it away')
 
-@contextmanager
-def hold_store(out:str|Path)->Iterator[None]:
+def hold_store(out:str|Path): # for a `with` block
     "Lock a data set for one process; others wait and print a message."
     out = Path(out).resolve()
-    try: lock = hold_lock(out, wait=False).acquire()
+    try: return hold_lock(out, wait=False).acquire()
     except Timeout:
         print(f'{out}: another process makes this crop store; waiting until it has finished', file=sys.stderr)
-        lock = hold_lock(out).acquire()
-    with lock: yield
+    return hold_lock(out).acquire()
 
-def _replace_store(building, out):
-    "Rename a finished folder, and remove the previous one and those begun with other inputs."
+def _replace_store(building, out): # remove the previous folder, and those begun with other inputs, too
     old = out.with_name(f'.{out.name}.old.part')
     shutil.rmtree(old, ignore_errors=True)
     if out.exists(): out.rename(old)

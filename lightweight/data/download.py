@@ -46,15 +46,13 @@ def _find_answer_fault(url, answer, n_bytes, photo): # what is wrong with a serv
     asked, came = (urlsplit(u).path.rsplit('/', 1)[-1] for u in (url, answer.url))
     return '' if asked == came else f'the server sent {describe_value(answer.url, 300)} instead'
 
-def _check_picture(data, entry):
-    "Decode a picture and compare its shape with the annotation file; a difference is a ValueError."
+def _check_picture(data, entry): # decode a picture and compare its shape with the annotation file
     with open_image(io.BytesIO(data)) as photo:
         fit = fit_size(read_size(entry), photo.size, read_orientation(photo))
         photo.load()
     if fit.action == 'refused': raise ValueError(f'the picture is not the one that is annotated: {fit.detail}')
 
-def _fetch_photo(entry, root, url_keys):
-    "Download a photo if it is missing: file name, status, address or problem, and SHA-256 of a download."
+def _fetch_photo(entry, root, url_keys): # file name, status, address or problem, SHA-256 of a download
     name, problems = entry['file_name'], []
     try:
         if (root/name).is_file(): return name, 'there', '', ''

@@ -17,9 +17,7 @@ PATCH = 128 # pixels along each side of the patch an object is drawn on
 ACROSS, DOWN = np.meshgrid(*[np.linspace(-1, 1, PATCH, dtype=np.float32)]*2) # x and y of every patch pixel
 
 def _to_pixels(points): return (np.asarray(points, dtype=np.float64) + 1)*PATCH/2
-
-def _fill(points, colour, shade=1., alpha=1.):
-    "A transparent RGBA layer with one filled polygon; `shade` and `alpha` are numbers or arrays."
+def _fill(points, colour, shade=1., alpha=1.): # one polygon on a transparent layer; shade, alpha: numbers or arrays
     mask = Image.new('L', (PATCH, PATCH))
     ImageDraw.Draw(mask).polygon([tuple(p) for p in _to_pixels(points)], fill=255)
     rgba = np.ones((PATCH, PATCH, 4), dtype=np.float32)
@@ -27,16 +25,12 @@ def _fill(points, colour, shade=1., alpha=1.):
     rgba[..., 3] = np.asarray(mask, dtype=np.float32)/255*alpha
     return Image.fromarray((rgba.clip(0, 1)*255).astype(np.uint8), 'RGBA')
 
-def _stack(outline, *layers):
-    "Layers, each the arguments of `_fill`, as one picture, the lowest first; and the outline in patch pixels."
+def _stack(outline, *layers): # layers (arguments of `_fill`), the lowest first, as one picture; the outline in pixels
     return reduce(Image.alpha_composite, [_fill(*layer) for layer in layers]), _to_pixels(outline)
 
 def _rectangle(x, y, x2, y2): return [(x, y), (x2, y), (x2, y2), (x, y2)]
-
 def _circle(angle): return np.stack([np.cos(angle), np.sin(angle)], 1)
-
 def _ellipse(cx, cy, rx, ry): return (cx, cy) + (rx, ry)*_circle(np.linspace(0, 2*np.pi, 28, endpoint=False))
-
 def _box(w, h, r=0.): # points around a box with round corners, its middle at (0, 0)
     turn, signs = np.linspace(0, np.pi/2, 5 if r else 1), [(1, 1), (-1, 1), (-1, -1), (1, -1)]
     return np.concatenate([(x*(w - r), y*(h - r)) + r*_circle(turn + q*np.pi/2) for q, (x, y) in enumerate(signs)])
@@ -138,8 +132,7 @@ KINDS = { # category: how to draw it, share of the objects, long side in a photo
     'Cigarette': (_draw_cigarette, .06, (40, 55))}
 
 # %% ../../nbs/data/02_drawing.ipynb #c039
-def _turn_shape(image, outline, side, degrees):
-    "Scale and rotate (clockwise) a shape; the result is as large as the rotated object."
+def _turn_shape(image, outline, side, degrees): # rotated clockwise, on a picture as large as the result
     n = max(4, round(PATCH*side/np.ptp(outline, 0).max()))
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     x, y = ((outline - PATCH/2)*n/PATCH).T

@@ -10,9 +10,7 @@ import json, os, re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imagehash
-import numpy as np
-import pandas as pd
+import imagehash, numpy as np, pandas as pd
 from PIL import Image, ImageOps
 from scipy.sparse import coo_array, triu
 from scipy.sparse.csgraph import connected_components
@@ -31,8 +29,7 @@ def _shrink_photo(path):
             return upright.convert('L').resize((_side, _side), Image.Resampling.LANCZOS)
     except (OSError, SyntaxError, ValueError) as e: raise OSError(f"cannot read photo {path}: {e}") from e
 
-def _shrink_photos(photos, root)->np.ndarray: # uint8 of shape (n, 48, 48)
-    "Scale photos down to small grey squares, several at a time."
+def _shrink_photos(photos, root)->np.ndarray: # small grey squares, uint8 of shape (n, 48, 48)
     def shrink(name): return np.asarray(_shrink_photo(Path(root)/name))
     with ThreadPoolExecutor(2) as pool: small = list(pool.map(shrink, photos.file_name))
     return np.array(small, np.uint8).reshape(-1, _side, _side)
@@ -59,8 +56,7 @@ def _find_close_pairs(hashes, max_distance, n_rows=128)->np.ndarray: # (pairs, 3
     return np.concatenate(found)
 
 # %% ../../nbs/data/09_groups.ipynb #n001
-def _find_copies(small)->np.ndarray: # int of shape (pairs, 2): positions of the two members, the smaller first
-    "Find copies of the same picture, in any orientation, scaled or recompressed."
+def _find_copies(small)->np.ndarray: # in any orientation: int of shape (pairs, 2), positions, the smaller first
     n, found = len(small), [np.empty((0, 2), int)]
     means = small.reshape(n, _side//4, 4, _side//4, 4).mean((2, 4), dtype=np.float32)
     for way in range(8) if n else ():
@@ -81,7 +77,6 @@ _word = re.compile(rf'(?<=.)([-_. ]|(?<=\d))+(- )?({_words}){_details}$', re.IGN
 _number = re.compile(r'(?<=.)[ _]?\(\d{1,3}\)$')
 
 def _plain(name): return os.path.splitext(name)[0].replace('\\', '/').casefold()
-
 def _find_sources(name)->tuple[list[str], bool]: # stems that the source of a copy may have; whether it must exist
     folder, _, stem = _plain(name).rpartition('/')
     place, certain, uncertain = f'{folder}/' if folder else '', bool(_roboflow.search(stem)), False
@@ -115,15 +110,13 @@ def pair_certain(
 # %% ../../nbs/data/09_groups.ipynb #n005
 ALIKE = 'alike:22'
 
-def _group_pairs(pairs, photo_ids)->pd.Series:
-    "The group of each photo: the smallest photo_id of its connected component."
+def _group_pairs(pairs, photo_ids)->pd.Series: # the smallest photo_id of each connected component
     ids, (i, j) = pd.Index(photo_ids, name='photo_id'), np.concatenate(pairs).T
     graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(ids), len(ids)))
     component = connected_components(graph, directed=False)[1]
     return ids.to_series().groupby(component).transform('min').rename('group')
 
-def _group_alike(photos, root, max_distance)->pd.Series:
-    "Group near-duplicates in any orientation and copies by their pixels or names."
+def _group_alike(photos, root, max_distance)->pd.Series: # by their looks in any orientation, by pixels or names
     photos = photos.sort_values('photo_id')
     small = _shrink_photos(photos, root)
     hashes = np.array([_hash_turned(picture) for picture in small], bool).reshape(len(small), 8, 144)

@@ -14,8 +14,7 @@ from io import BytesIO
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
-import cv2
-import numpy as np
+import cv2, numpy as np
 from PIL import Image, features
 
 # %% ../../nbs/data/01_image.ipynb #c050
@@ -100,8 +99,7 @@ def _flatten(photo): # convert an image to 8 bits, in blocks to limit memory
         flat.paste(Image.fromarray(255 - grey if negative else grey).convert('RGB'), (0, top))
     return flat
 
-def _check_colours(photo):
-    "Refuse a dark image with 16 bits per colour: Pillow keeps the upper 8 bits, and it may use only 10 or 12."
+def _check_colours(photo): # refuse a dark image with 16 bits per colour: Pillow keeps 8 bits, it may use only 10 or 12
     bands = photo.getextrema()[:1 if photo.mode == 'LA' else 3]
     if 0 < max(high for _, high in bands) < 64:
         raise ValueError(f'{_name(photo)}: it has 16 bits a colour and uses less than a quarter of their range, '
@@ -138,12 +136,10 @@ def open_photo(path:str|Path)->Image.Image: # RGB, upright
 # %% ../../nbs/data/01_image.ipynb #c011
 _drafts = {1: 0, **{n: getattr(cv2, f'IMREAD_REDUCED_GRAYSCALE_{n}') for n in (2, 4, 8)}} # reduction → OpenCV's flag
 
-def _pick_draft(width:int, height:int, least:int)->int:
-    "The largest reduction that leaves `least` pixels per side (1, 2, 4 or 8); 0 = no reduction."
+def _pick_draft(width:int, height:int, least:int)->int: # largest reduction that leaves `least` pixels; 0: none
     return max((n for n in _drafts if n*least <= min(width, height)), default=1) if least else 1
 
-def _draft_pixels(pixels:np.ndarray, least:int)->np.ndarray:
-    "Reduce decoded pixels to their means, nearly what a JPEG draft would have been."
+def _draft_pixels(pixels:np.ndarray, least:int)->np.ndarray: # means, nearly what a JPEG draft would have been
     height, width = pixels.shape[:2]
     if (n := _pick_draft(width, height, least)) == 1: return pixels
     whole = cv2.copyMakeBorder(pixels, 0, -height % n, 0, -width % n, cv2.BORDER_REPLICATE)
@@ -195,7 +191,6 @@ def read_size(entry:dict)->tuple|None: # (width, height); None if not recorded
     return None if width is None or height is None else (round(width) or 1, round(height) or 1)
 
 def _has_shape(a, b): return abs(a[0]*b[1]/(a[1]*b[0]) - 1) <= .01            # the same aspect ratio, within 1 %
-
 def fit_size(
     recorded:tuple|None, # (width, height) in the annotation file
     stored:tuple, # (width, height) of the file
@@ -293,7 +288,6 @@ def scale_pixels(
     return cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
 
 def _pad(pixels, size): return np.asarray(cut_box(Image.fromarray(pixels), (0, 0, *pixels.shape[1::-1]), context=0))
-
 def _crop(pixels, size):
     height, width = pixels.shape[:2]
     top, left = max(0, height - width)//2, max(0, width - height)//2

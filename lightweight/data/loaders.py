@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
+import numpy as np, pandas as pd, torch
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorImage
@@ -33,8 +31,7 @@ def use_threads(n:int):
     try: yield
     finally: torch.set_num_threads(before)
 
-class _MakeBatch(ItemTransform):
-    "Replace the row numbers of a batch of one split by images, changed by a function and normalized."
+class _MakeBatch(ItemTransform): # row numbers of a batch of one split → changed, normalized images
     parameters = ('mean', 'std')
     def __init__(self, images, change, mean, std, split_idx):
         super().__init__(split_idx=split_idx)
@@ -49,8 +46,7 @@ class _MakeBatch(ItemTransform):
 
     def decodes(self, batch): return TensorImage((batch[0]*self.std + self.mean).clamp(0, 1)), *batch[1:]
 
-def _select_training(manifest, s, store):
-    "Select the training crops; refuse settings that leave a class or a batch without any."
+def _select_training(manifest, s, store): # refuse settings that leave a class or a batch without any crop
     side = manifest[['w', 'h']].max(axis=1)
     train = manifest.split == 'train'
     chosen, largest = train & (side >= s.train_min_side), side[train].groupby(manifest.label).max()

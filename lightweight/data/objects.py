@@ -23,15 +23,13 @@ from .sample import make_sample
 from .splits import check_splits, make_splits, read_splits
 
 # %% ../../nbs/data/15_objects.ipynb #o006
-def _check_grouping(text): return parse_grouping(text) and text
-
 class ObjectSettings(Settings):
     "Settings of the stages that read objects from an annotation file."
     annotations:ReadPath = Field('data/sample/annotations.json', description='COCO annotation file')
     photos:ReadPath = Field('', description='folder of the photos (default: that of the annotation file)')
     class_map:ReadPath = Field(
         'configs/class_maps/taco6.csv', description='CSV of category,label; an empty label leaves a category out')
-    group_by:Annotated[str, AfterValidator(_check_grouping)] = Field(
+    group_by:Annotated[str, AfterValidator(lambda text: parse_grouping(text) and text)] = Field(
         ALIKE, description='photos kept in one split: alike:BITS, name:REGEX, image:FIELD or time:SECONDS')
     min_side:int = Field(24, ge=1, description='minimum longer side of a box to be cropped, pixels in the photo')
 
@@ -91,19 +89,17 @@ def pick_large(
                      'needs two; ' + (why if lost else 'give some categories another label'))
 
 # %% ../../nbs/data/15_objects.ipynb #o026
-def _list_groupings(photos:pd.DataFrame, entries:dict[int, dict])->list[str]:
-    "List groupings that fields, times and file names of a collection suggest."
+def _list_groupings(photos, entries)->list[str]: # suggested by the fields, times and file names of a collection
     plain = ('id', 'file_name', 'width', 'height')
     fields = pd.DataFrame([entries.get(i, {}) for i in photos.photo_id]).astype(str)
     several = [f for f in fields if f not in plain and 3 <= fields[f].nunique() <= len(photos)/2]
     names = ['(.*)/', r'(.*)[-_ ]\d+\.', r'(.*)\d\d\d\.', r'(.*)\d\d\.', r'(.*)\d\.']
     return [f'image:{f}' for f in several] + [f'time:{n}' for n in (600, 60, 10)] + [f'name:{n}' for n in names]
 
-def _offer_groupings(objects:pd.DataFrame, coco:CocoData, folder:Path, s:Settings, most:int=2)->list[str]:
-    "Find groupings that give three splits with all classes for these photos."
+def _offer_groupings(objects, coco, folder, s)->list[str]: # two at most that give three splits with all classes
     photos, offers, copies = coco.photos, [], pair_certain(coco.photos, folder)
     for group_by in _list_groupings(photos, coco.entries or {}):
-        if len(offers) == most: break
+        if len(offers) == 2: break
         try:
             groups = find_groups(photos, folder, group_by, coco.entries or {}, copies=copies)
             check_splits(make_splits(objects.assign(group=objects.photo_id.map(groups)), s.valid, s.test, s.seed))

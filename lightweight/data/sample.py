@@ -24,15 +24,13 @@ def _deal_objects(rng, n_photos): # the categories in each photo, from one shuff
     deck = rng.permutation(np.repeat(list(KINDS), np.diff(ends, prepend=0)))
     return [[str(card) for card in part] for part in np.split(deck, np.cumsum(counts)[:-1])]
 
-def _repeat_scene(rng, photo, objects):
-    "A near-duplicate: the photo and its outlines shifted by a few pixels, slightly brighter."
+def _repeat_scene(rng, photo, objects): # a near-duplicate: shifted by a few pixels, slightly brighter
     dx, dy = (int(v) for v in rng.choice([-2, -1, 1, 2], 2))
     pixels = np.pad(np.asarray(photo, dtype=np.float32), ((2, 2), (2, 2), (0, 0)), mode='edge')
     pixels = pixels[2 - dy:2 - dy + photo.height, 2 - dx:2 - dx + photo.width]*rng.uniform(1.02, 1.06)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), [(c, o + (dx, dy)) for c, o in objects]
 
-def _draw_photos(seed, n_photos, size):
-    "Draw all photos, every twelfth a near-duplicate of the one before: (file name, photo, objects)."
+def _draw_photos(seed, n_photos, size): # file name, photo, objects; every twelfth is a near-duplicate of the one before
     for i, categories in enumerate(_deal_objects(np.random.default_rng([seed, 0]), n_photos)):
         rng = np.random.default_rng([seed, 1, i])
         batch = list(GROUNDS)[i*len(GROUNDS)//n_photos]
@@ -66,8 +64,7 @@ def _add_box_faults(coco): # change or add annotations, each with another fault
                      segmentation=[[20, 30, 60, 30, 60, 60, 20, 60]], iscrowd=0)
         sound.append(entry | change)
 
-def _rotate_left(photo, objects):
-    "Rotate a photo and its outlines by 90° to the left, as stored with EXIF orientation 6."
+def _rotate_left(photo, objects): # by 90°, as stored with EXIF orientation 6
     return (photo.transpose(Image.Transpose.ROTATE_90),
             [(c, np.stack([o[:, 1], photo.width - o[:, 0]], 1)) for c, o in objects])
 
@@ -77,8 +74,7 @@ def _encode_photo(photo, orientation=1):
     photo.save(file, 'JPEG', quality=90, exif=exif)
     return file.getvalue()
 
-def _make_faults(photo, objects):
-    "The faults of the table, in its order: bytes of the file or None, recorded size, objects as recorded."
+def _make_faults(photo, objects): # of the table, in its order: bytes of the file or None, recorded size, objects
     size, sound, (rotated, rotated_objects) = photo.size, _encode_photo(photo), _rotate_left(photo, objects)
     wide, turned = (photo.width + 50, photo.height), _encode_photo(rotated, 6)
     return [(None, size, objects), (sound[:len(sound)//2], size, objects),
@@ -87,7 +83,6 @@ def _make_faults(photo, objects):
 
 # %% ../../nbs/data/03_sample.ipynb #c073
 def _hash(data): return hashlib.sha256(data).hexdigest()[:16]
-
 def _hash_entries(coco): return _hash(json.dumps({k: v for k, v in coco.items() if k != 'info'}).encode())
 
 def _read_sample(path): # read the COCO file of an earlier call (without images if there is none); refuse any other file
@@ -99,7 +94,6 @@ def _read_sample(path): # read the COCO file of an earlier call (without images 
     raise ValueError(f'{path} is not a drawn sample and will not be overwritten; choose another folder')
 
 def _is_drawn(path, *marks): return path.is_file() and _hash(path.read_bytes()) in marks
-
 def _is_complete(root, coco, request):
     if 'images' not in coco or coco['info']['lightweight_sample'] != request: return False
     return all(_is_drawn(root/name, mark) for name, mark in coco['info']['files'].items())

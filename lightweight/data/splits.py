@@ -10,8 +10,7 @@ __all__ = ['SPLITS', 'measure_leak', 'count_splits', 'make_splits', 'check_split
 import hashlib
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.console import suggest
@@ -40,16 +39,14 @@ def _need_columns(objects, *columns): # raise if a column is missing or incomple
         if column not in objects: raise ValueError(f"objects have no column {column!r}; it is made by {maker}")
         if objects[column].isna().any(): raise ValueError(f"{objects[column].isna().sum()} object(s) have no {column}")
 
-def _need_one(objects, of, *columns):
-    "Raise if a value of a column, such as a photo, has several values in column `of`, such as splits."
+def _need_one(objects, of, *columns): # raise if a value of a column, such as a photo, has several in column `of`
     for per in columns:
         n = objects.groupby(per)[of].nunique()
         if not len(bad := n.index[n > 1]): continue
         raise ValueError(f"{len(bad)} {per}(s) have more than one {of}, for instance {per} {bad[0]!r}: "
                          f"{sorted(objects[of][objects[per] == bad[0]].unique())}")
 
-def _divide(objects, k, seed)->np.ndarray: # fold (0 to k-1) of every row
-    "Divide whole groups into k folds with about the same class distribution."
+def _divide(objects, k, seed)->np.ndarray: # fold (0 to k-1) of every row: whole groups, classes distributed alike
     _need_one(objects, 'group', 'photo_id')
     order = np.lexsort([objects.label, objects.annotation_id, objects.photo_id, objects.group])
     rows, counts = objects.iloc[order], objects.label.value_counts().sort_index()
@@ -59,8 +56,7 @@ def _divide(objects, k, seed)->np.ndarray: # fold (0 to k-1) of every row
     for i, (_, part) in enumerate(folds): fold[order[part]] = i
     return fold
 
-def _assign_folds(counts, n_folds, seed)->np.ndarray: # of shape (folds,): 0 train, 1 valid, 2 test
-    "Assign folds to splits so that class shares match; `counts`: boxes of shape (folds, classes)."
+def _assign_folds(counts, n_folds, seed)->np.ndarray: # 0 train, 1 valid, 2 test; counts: boxes, (folds, classes)
     rng, roles = np.random.default_rng(seed), np.repeat([0, 1, 2], n_folds)
     tries = rng.permuted(np.tile(roles, (1000, 1)), axis=1)
     boxes = (tries[:, None, :] == np.arange(3)[:, None]) @ counts               # tries × splits × classes
@@ -112,8 +108,7 @@ def _explain_absent(objects, label, split):
     why = few if groups.nunique() < 3 else 'try another seed or a larger share'
     return f"class {label!r} has no object in {split}; {why}"
 
-def _check_sides(objects, column='split'):
-    "Raise if a photo or a group is in several splits or folds, or a split has an unknown name."
+def _check_sides(objects, column='split'): # raise if a photo or group is in several, or a split has an unknown name
     _need_columns(objects, 'group', column)
     for name in objects.split.unique() if column == 'split' else ():
         if name not in SPLITS: raise ValueError(f"unknown split {name!r}{suggest(name, SPLITS)}")

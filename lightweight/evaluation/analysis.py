@@ -9,10 +9,7 @@ __all__ = ['Analysis', 'analyse', 'draw_figures']
 from collections import namedtuple
 from collections.abc import Callable
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import torch
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -41,8 +38,7 @@ _corruptions = dict(blur=(_blur_images, (.005, .01, .02, .03, .045)), # sigma, a
                     brightness=(F.adjust_brightness, (.8, .6, .45, .3, .2)), # factor
                     contrast=(F.adjust_contrast, (.7, .5, .35, .25, .15))) # factor
 
-def _measure_robustness(predict, images, targets):
-    "Macro-F1 on corrupted uint8 images (n, 3, size, size), one row per corruption and severity, 1 to 5."
+def _measure_robustness(predict, images, targets): # on uint8 images: a row per corruption and severity, 1 to 5
     def measure(changed): return macro_f1(targets, (probs := predict(changed)).argmax(1), probs.shape[1])
     clean = measure(images)
     rows = [dict(corruption=kind, strength=i, macro_f1=measure(corrupt(images, amount)))
@@ -50,8 +46,7 @@ def _measure_robustness(predict, images, targets):
     return pd.DataFrame(rows).assign(relative_f1=lambda t: t.macro_f1/clean if clean else float('nan'))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #gc005
-def _run_watched(network, x):
-    "The scores of a network, and its last feature map (n, channels, side, side); another network is rejected."
+def _run_watched(network, x): # scores, and the last feature map (n, channels, side, side); others are rejected
     last = [None]
     def keep(module, inputs, output):
         if torch.is_tensor(output) and output.ndim > 2 and max(output.shape[2:]) > 1: last[0] = output
@@ -75,8 +70,7 @@ def _heat(network, x, numbers): # saliency of normalised images at the resolutio
     gradient, = torch.autograd.grad(scores.gather(1, numbers[:, None]).sum(), maps)
     return (gradient.mean((2, 3), keepdim=True)*maps).sum(1, keepdim=True).relu().detach()
 
-def _grad_cam(network, images, mean, std, numbers=None, bs=32):
-    "Saliency maps (n, size, size), 0 to 1, of the classes `numbers`, by default the predicted ones."
+def _grad_cam(network, images, mean, std, numbers=None, bs=32): # (n, size, size), 0 to 1; default: predicted
     if network.training:
         raise ValueError('the network is in training mode, where images of a batch interact; call network.eval()')
     if numbers is not None and len(numbers) != len(images):

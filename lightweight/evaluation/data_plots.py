@@ -11,19 +11,25 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import seaborn as sns
+import numpy as np, pandas as pd, seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
 from ..data.image import cut_box, open_photo
-from .plots import (BLUE, GREY, SPLIT_COLOURS, VERMILION, draw_bars, make_axes, need_columns,
-                                          plain_text, show_images, write_key, write_title)
+from .plots import (BLUE, GREY, SPLIT_COLOURS, VERMILION, make_axes, need_columns, plain_text,
+                                          show_images, write_key, write_title)
 
 # %% ../../nbs/evaluation/02_data_plots.ipynb #c016
 def _sort_rows(counts): return counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind='stable').index]
+
+def _draw_bars(ax, counts, colours): # one per row, the first on top, stacked of its columns, with the total
+    total, columns = counts.sum(axis=1), [colours.get(column, BLUE) for column in counts]
+    counts.plot.barh(stacked=True, ax=ax, color=columns, width=.75, legend=False)
+    for y, n in enumerate(total): ax.text(n, y, f' {n:,.0f}', va='center', fontsize=8, color='#333333')
+    ax.set(ylim=(len(counts) - .4, -.6), xlim=(0, max(total.max(), 1)*1.1), ylabel='')
+    ax.grid(axis='x')
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 def plot_class_counts(
     counts:pd.DataFrame|pd.Series, # index = class; columns = splits, or a plain count
@@ -38,7 +44,7 @@ def plot_class_counts(
     title = f'{most} has {ratio:.{ratio < 10:d}f} times the {unit} of {least}'
     if not total.iloc[-1]: title = f'{least} has no {unit}'
     fig, [ax] = make_axes((8, 1.5 + .28*len(table)))
-    draw_bars(ax, table, SPLIT_COLOURS)
+    _draw_bars(ax, table, SPLIT_COLOURS)
     ax.set_xlabel(unit)
     if table.shape[1] > 1: write_key(fig)
     return write_title(fig, title)
@@ -77,7 +83,7 @@ def plot_photos_per_batch(photos:pd.DataFrame)->Figure: # one row per photo: fil
     counts = folder.value_counts()
     natural = sorted(counts.index, key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', name)])
     fig, [ax] = make_axes((8, 1.3 + .28*len(counts)))
-    draw_bars(ax, counts[natural].to_frame('photos'), {})
+    _draw_bars(ax, counts[natural].to_frame('photos'), {})
     ax.set_xlabel('photos')
     largest, share = counts.index[0], counts.iloc[0]/len(photos)
     return write_title(fig, f'{len(photos):,} photos in {len(counts)} folders; {largest} holds {share:.0%}')
@@ -136,7 +142,7 @@ def plot_findings(findings:pd.DataFrame)->Figure: # one row per annotation error
     colours = dict(repaired=BLUE, kept=GREY, refused=VERMILION)
     counts = _sort_rows(findings.groupby(['kind', 'action']).size().unstack('action', fill_value=0))
     fig, [ax] = make_axes((8, 1.5 + .3*len(counts)))
-    draw_bars(ax, counts[[a for a in colours if a in counts]], colours)
+    _draw_bars(ax, counts[[a for a in colours if a in counts]], colours)
     ax.set_xlabel('annotation errors')
     write_key(fig)
     parts = ', '.join(f'{n:,} {action}' for action, n in findings.action.value_counts().items())

@@ -11,9 +11,7 @@ from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-import numpy as np
-import pandas as pd
+import jinja2, numpy as np, pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -74,8 +72,7 @@ def _render_prose(text): # untrusted Markdown → safe HTML
     return Markup(markdown.renderer.render(tokens, markdown.options, {}))
 
 # %% ../../nbs/evaluation/04_page.ipynb #c027
-def _pair_times(metrics):
-    "List the latencies that have a baseline: name, ms, ms of the baseline ('baseline NAME' beside NAME)."
+def _pair_times(metrics): # name, ms, ms of the baseline of latencies that have one ('baseline NAME')
     times, names = metrics.get('times_ms', {}), {'whole path': 'end-to-end latency', 'network': 'network latency'}
     return [(names.get(name, name), row['p50_ms'], times[f'baseline {name}']['p50_ms'])
             for name, row in times.items() if f'baseline {name}' in times]
@@ -173,9 +170,8 @@ def _write_example(file, resize): # write an example that runs an exported file,
     return _templates.get_template('example.txt').render(file=file, resize=resize, grey=GREY)
 
 # %% ../../nbs/evaluation/04_page.ipynb #n020
-def _write_entry(found): return _write_table(tabulate(found))
-
-_templates.filters |= dict(plain=_escape, code=_write_code, fence=_pick_fence, table=_write_entry)
+_templates.filters |= dict(plain=_escape, code=_write_code, fence=_pick_fence,
+                           table=lambda found: _write_table(tabulate(found)))
 
 def _render_card(record, info, about): # render a model card: Markdown with a YAML header
     counts = _write_table(pd.DataFrame(about.counts).rename_axis('crops')) if about.counts else ''

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'PURPLE', 'GREY', 'SPLIT_COLOURS', 'plain_text', 'make_axes', 'write_title',
-           'write_key', 'need_columns', 'find_overlaps', 'spread_labels', 'draw_bars', 'show_images', 'save_results']
+           'write_key', 'need_columns', 'find_overlaps', 'spread_labels', 'show_images', 'save_results']
 
 # %% ../../nbs/evaluation/01_plots.ipynb #c002
 import io, textwrap
@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.optimize import isotonic_regression
 
@@ -32,8 +29,7 @@ _style = {'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor'
           'grid.color': '#E4E4E4', 'font.size': 10, 'axes.labelcolor': '#333333'}
 plain_text = plt.rc_context({'text.parse_math': False})  # decorator: seaborn measures text before the figure is drawn
 
-class _PlainTextFigure(Figure):
-    "A figure without math text: a dollar sign in a class name does not start a formula."
+class _PlainTextFigure(Figure): # a dollar sign in a class name does not start a formula
     def draw(self, renderer):
         for ax in self.axes: ax.get_xticklabels(), ax.get_yticklabels()      # otherwise created during drawing
         for text in self.findobj(Text): text.set_parse_math(False)
@@ -100,19 +96,6 @@ def spread_labels(
     return spread
 
 # %% ../../nbs/evaluation/01_plots.ipynb #c015
-def draw_bars(
-    ax:Axes, # gets the bars
-    counts:pd.DataFrame, # row = bar, column = part of the bar
-    colours:dict, # column → colour
-):
-    "Draw stacked horizontal bars, the first row on top, each with its total."
-    total, columns = counts.sum(axis=1), [colours.get(column, BLUE) for column in counts]
-    counts.plot.barh(stacked=True, ax=ax, color=columns, width=.75, legend=False)
-    for y, n in enumerate(total): ax.text(n, y, f' {n:,.0f}', va='center', fontsize=8, color='#333333')
-    ax.set(ylim=(len(counts) - .4, -.6), xlim=(0, max(total.max(), 1)*1.1), ylabel='')
-    ax.grid(axis='x')
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
 def show_images(
     axes:Sequence[Axes], # one per image; the rest stays empty
     images:Sequence[Path|str|Image.Image], # files or Pillow images

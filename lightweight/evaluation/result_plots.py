@@ -10,10 +10,7 @@ __all__ = ['plot_history', 'plot_lr', 'plot_worth', 'plot_searches', 'plot_confu
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import seaborn as sns
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
