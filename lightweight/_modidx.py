@@ -1581,8 +1581,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'lightweight/search/storage.py'),
                                             'lightweight.search.storage._is_entry': ( 'search/storage.html#_is_entry',
                                                                                       'lightweight/search/storage.py'),
-                                            'lightweight.search.storage._lock_early': ( 'search/storage.html#_lock_early',
-                                                                                        'lightweight/search/storage.py'),
                                             'lightweight.search.storage._open_proxy': ( 'search/storage.html#_open_proxy',
                                                                                         'lightweight/search/storage.py'),
                                             'lightweight.search.storage._parse_storage': ( 'search/storage.html#_parse_storage',

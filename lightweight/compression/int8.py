@@ -18,9 +18,9 @@ import pandas as pd
 
 from ..core.console import catch_output, suggest
 from ..core.files import write_atomically
-from ..deploy.formats import (FORMATS, LIMITS, Deployable, Format, add_rows, export_format, make_onnx,
-    read_table, read_variants, remove_export)
-from ..deploy.runtime import KEY
+from ..deploy.formats import (FORMATS, LIMITS, Deployable, Format, add_rows, ask_model, export_format,
+    make_onnx, read_table, read_variants, remove_export)
+from ..deploy.runtime import KEY, RUNTIMES
 from ..deploy.timing import time_variants
 
 # %% ../../nbs/compression/02_int8.ipynb #c009
@@ -46,16 +46,12 @@ def _choose_layers(model, ignored=()): # the rows of `_list_layers` that are wor
 
 # %% ../../nbs/compression/02_int8.ipynb #c014
 def _run_onnx(model, images): # run a graph in memory with ONNX Runtime on one thread; the probabilities
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
-    return np.concatenate([session.run(None, {'images': image[None]})[0] for image in images])
+    return ask_model(RUNTIMES['.onnx'][1](model.SerializeToString(), 1, 'f32').run, images)
 
 def _run_openvino(model, images): # run a graph in memory with OpenVINO on one thread; the probabilities
     import openvino
     compiled = openvino.compile_model(model, 'CPU', dict(INFERENCE_NUM_THREADS=1, INFERENCE_PRECISION_HINT='f32'))
-    return np.concatenate([compiled(image[None])[0] for image in images])
+    return ask_model(lambda image: compiled(image)[0], images)
 
 def _check_calibration(model, images): # refuse images that do not fit the network
     size = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]

@@ -7,7 +7,7 @@ __all__ = ['KEY', 'VERSION', 'RUNTIMES', 'Prediction', 'list_parts', 'Model', 'o
            'compare_examples', 'self_test']
 
 # %% ../../nbs/deploy/01_runtime.ipynb #c003
-import json, time, warnings
+import json, os, time, warnings
 from base64 import b64decode, b64encode
 from collections import namedtuple
 from collections.abc import Callable, Sequence
@@ -39,12 +39,11 @@ def _import(module, path, extra):
     except ImportError as e:
         raise ImportError(f"{path}: {module} cannot be imported ({e}); pip install 'lightweight[{extra}]'") from e
 
-def _open_onnx(path, n_threads, precision):
+def _open_onnx(path, n_threads, precision): # a file, or its content in bytes
     ort = _import('onnxruntime', path, 'predict')
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    options.intra_op_num_threads = n_threads
+    session = ort.InferenceSession(os.fspath(path), options, providers=['CPUExecutionProvider'])
     x, text = session.get_inputs()[0], session.get_modelmeta().custom_metadata_map.get(KEY)
     kind = x.type.removeprefix('tensor(').rstrip(')')
     return _Opened(text, x.name, kind, x.shape, lambda images: session.run(None, {x.name: images})[0], 'f32')

@@ -124,7 +124,7 @@ def correlate_ranks(
 
 # %% ../../nbs/search/04_results.ipynb #n021
 def _make_study(trials, directions): # in memory
-    study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), directions=directions)
+    study = optuna.create_study(directions=directions)
     study.add_trials(trials)
     return study
 

@@ -93,16 +93,13 @@ def open_journal(path:Path)->JournalStorage: # journal file; created if missing
     return JournalStorage(_Journal(str(path), lock_obj=lock))
 
 # %% ../../nbs/search/02_storage.ipynb #n018
-def _lock_early(engine): # let each SQLite transaction hold the lock from its beginning
+def _connect(url): # in SQLite, each transaction holds the lock from its beginning
+    if not url.startswith('sqlite'): return get_storage(RDBStorage(url, dict(pool_pre_ping=True)))
+    database = RDBStorage(url, dict(connect_args=dict(timeout=60)))
     def connect(connection, record): connection.isolation_level = None       # else the driver begins transactions
-    event.listen(engine, 'connect', connect)
-    event.listen(engine, 'begin', lambda connection: connection.exec_driver_sql('BEGIN IMMEDIATE'))
-    engine.dispose()                                                          # of connections without the listeners
-
-def _connect(url):
-    sqlite = url.startswith('sqlite')
-    database = RDBStorage(url, dict(connect_args=dict(timeout=60)) if sqlite else dict(pool_pre_ping=True))
-    if sqlite: _lock_early(database.engine)
+    event.listen(database.engine, 'connect', connect)
+    event.listen(database.engine, 'begin', lambda connection: connection.exec_driver_sql('BEGIN IMMEDIATE'))
+    database.engine.dispose()                                                 # of connections without the listeners
     return get_storage(database)
 
 def open_database(url:str)->BaseStorage: # SQLAlchemy address
