@@ -15,7 +15,7 @@ from typing import Any
 import cv2, numpy as np
 
 from ..core.console import suggest
-from .image import MAX_PIXELS, Fit, leaves_root, read_box, resolve_name, settle_box
+from .image import MAX_PIXELS, Fit, leaves_root, read_box, resolve_name, clamp_box
 
 # %% ../../nbs/data/04_annotation.ipynb #c005
 def describe_value(
@@ -175,7 +175,7 @@ def find_shape_fault(
     if not (box[2] and box[3]): return 'zero-area box', f'bbox is {shown}'
     if max(box) <= 1.01 and any(v % 1 for v in box) and min(fit.width, fit.height) > 2:
         return 'boxes as shares', f'bbox is {shown}, {_shares}'
-    if not all(settle_box(box, fit)[2:]):
+    if not all(clamp_box(box, fit)[2:]):
         return 'box outside', f'bbox is {shown}, the photo {fit.width} × {fit.height}'
 
 # %% ../../nbs/data/04_annotation.ipynb #n018

@@ -20,7 +20,7 @@ from ..core.files import list_files
 from .annotation import (KINDS, derive_box, describe_value, enclose, find_box_fault, find_entry_fault,
                                          find_file_fault, find_shape_fault, is_id, parse_coco)
 from .image import (DUST, Fit, find_white, fit_size, is_deep, open_image, place_box, read_box,
-                                    read_orientation, read_size, resolve_name, settle_box, to_rgb)
+                                    read_orientation, read_size, resolve_name, clamp_box, to_rgb)
 
 # %% ../../nbs/data/05_coco.ipynb #c011
 _finding_columns = dict(
@@ -176,7 +176,7 @@ def _read_object(entry, photos, listed, categories, seen, note, fault): # a row 
     if same in before: return note('repeated annotation', 'refused', 'the same object once more')
     if before: note('duplicate annotation id', 'kept', f'the id is also used in photo {before[0][0]}')
     before.append(same)
-    row = settle_box(box, fit)
+    row = clamp_box(box, fit)
     if derived: note('box from segmentation', 'repaired', f'bbox is {list(box)}, from the segmentation')
     elif unlike := _find_disagreement(entry, box): note('fields disagree', 'kept', unlike)
     _note_repairs(box, fit, row, note)

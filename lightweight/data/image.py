@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'DUST', 'GREY', 'SCALING', 'Method', 'leaves_root', 'resolve_name', 'open_image', 'is_deep',
            'find_white', 'to_rgb', 'read_orientation', 'to_upright', 'open_photo', 'read_pixels', 'read_frame', 'Fit',
-           'read_size', 'fit_size', 'read_box', 'place_box', 'settle_box', 'cut_box', 'scale_pixels', 'resize_image',
+           'read_size', 'fit_size', 'read_box', 'place_box', 'clamp_box', 'cut_box', 'scale_pixels', 'resize_image',
            'plan_reading', 'read_square']
 
 # %% ../../nbs/data/01_image.ipynb #c003
@@ -237,7 +237,7 @@ def place_box(
     if fit.orientation in (3, 4, 7, 8): top, bottom = fit.height - bottom, fit.height - top
     return left, top, right, bottom
 
-def settle_box(
+def clamp_box(
     box:tuple, # left, top, width, height as recorded
     fit:Fit, # of its photo
 )->tuple: # left, top, width, height in whole pixels, cut at the frame; width or height 0 if nothing is left

@@ -21,7 +21,7 @@ from PIL import UnidentifiedImageError
 from ..data.annotation import (KINDS, derive_box, find_box_fault, find_entry_fault, find_file_fault,
                                          find_shape_fault, is_id, parse_coco)
 from ..data.image import (cut_box, fit_size, open_photo, read_box, read_frame, read_size,
-                                    resolve_name, settle_box)
+                                    resolve_name, clamp_box)
 from .runtime import RUNTIMES, Predictor, self_test
 
 # %% ../../nbs/deploy/04_predict.ipynb #c036
@@ -97,7 +97,7 @@ def list_folder(folder:str|Path)->Listing: # searched recursively
 def _cut_item(predictor, path, photo, fit, position, annotation):
     if fault := find_shape_fault(annotation.get('bbox'), fit):
         return Item(path, None, f'annotations[{position}]: {fault[1]}', position, annotation, fault[0])
-    box = settle_box(read_box(annotation['bbox']), fit)
+    box = clamp_box(read_box(annotation['bbox']), fit)
     crop = cut_box(photo, box, predictor.info['context'], predictor.info['square'])
     return Item(path, predictor.prepare(crop), '', position, annotation)
 

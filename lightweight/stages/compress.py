@@ -34,7 +34,6 @@ from .train import OWN_FILES as _run_files, TrainSettings, find_teacher, pick_de
 from .train import prepare_run, settle_run, train_once
 from ..training.checkpoint import explain_stop, load_checkpoint, measure_f1, open_split, predict_images, save_checkpoint
 from ..training.distillation import LOGITS_FILES
-from ..training.losses import make_loss
 
 # %% ../../nbs/compress.ipynb #c006
 class CompressSettings(Settings):
@@ -72,10 +71,6 @@ def _plan_training(s, info, given, where):
     base = {k: v for k, v in info['settings'].items() if k in TrainSettings.model_fields and k not in _own + _input}
     own = dict(crops=s.crops or info['crops'], out=f'{s.out}/train')
     return TrainSettings.check(base | s.training | given | own, where)
-
-def _check_training(t, n_classes, root): # teachers must have been trained on the same split
-    find_teacher(t, root)
-    make_loss(t.loss, [1]*n_classes, smoothing=t.smoothing, tau=t.tau)
 
 # %% ../../nbs/compress.ipynb #c020
 def _load(c, info, split): # images (uint8) and labels of train (a sample) or valid, at the network's input size
@@ -293,7 +288,7 @@ def compress(
     places = _list_places(s, schedule, store, root)
     if s.record: check_record_place(root/s.record, 'compress', s.model_dump())
     check_folder(**places)
-    check_schedule(schedule, network, info, partial(_check_training, n_classes=len(info['classes']), root=root))
+    check_schedule(schedule, network, info, partial(find_teacher, root=root)) # teachers have seen the same split
     c = SimpleNamespace(s=s, root=root, store=store, info=info, valid=open_split(store, info, 'valid'), say=say)
     with claim_folder(**places): return _compress(c, schedule)
 

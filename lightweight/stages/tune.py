@@ -163,8 +163,8 @@ class _Search:
 def _note(trial, **attrs):
     for k, v in attrs.items(): trial.set_user_attr(k, v)
 
-def _report_epochs(search, trial, folder, latency_ms):
-    "A function that reports new epochs; it raises TrialPruned, or UpdateFinishedTrialError after a requeue."
+def _watch_epochs(search, trial, folder, latency_ms):
+    "A function that reports new epochs; to stop the trial early, it raises TrialPruned (after a requeue, UpdateFinishedTrialError)."
     reported, pruning = set(), search.s.objective == 'score' and search.s.pruner != 'none'
     def report(epoch, score):
         try:
@@ -187,7 +187,7 @@ def _train_trial(search, trial, t, latency_ms):
     "Train the network of a trial; macro-F1 on the validation split, 0 if the loss became NaN or infinite."
     folder = search.root/t.out
     try:
-        done = train(t, search.root, say=_report_epochs(search, trial, folder, latency_ms))
+        done = train(t, search.root, say=_watch_epochs(search, trial, folder, latency_ms))
         return done.record['metrics']['valid']['macro_f1']
     except (TrialPruned, StageStopped) as e:
         if isinstance(e, StageStopped) and not isinstance(e.__cause__, FloatingPointError): raise
