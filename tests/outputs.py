@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["crop", "eda", "train", "teach", "tune", "compress", "export", "evaluate", "compare"]  # each uses what the ones before it made
+OWN = dict(crop=["crops"], export=["train/export"], teach=["teach", "patches"])  # folders of outputs/sample; of other pages: the page's name
 KINDS = ("image/png", "image/svg+xml", "text/html", "text/markdown", "text/plain")
 VOLATILE = re.compile(r"0x[0-9a-f]{6,}|\d\d:\d\d:\d\d|\b\d+(\.\d+)? ?(s|ms|min|seconds|minutes)\b|it/s|/tmp/|" + re.escape(str(ROOT)))
 
@@ -79,10 +80,10 @@ def list_pictures(nb):
 
 
 def store_outputs(path):
-    "Run a page from the start, without what an earlier run of it left, and write its outputs into it."
+    "Run a page without the results of an earlier run of it, and write its outputs into it."
     import nbformat
     from nbclient import NotebookClient
-    shutil.rmtree(ROOT/"outputs/sample"/path.stem, ignore_errors=True)
+    for name in OWN.get(path.stem, [path.stem]): shutil.rmtree(ROOT/"outputs/sample"/name, ignore_errors=True)
     nb = json.loads(path.read_text(encoding="utf-8"))
     ran = nbformat.read(path, as_version=4)
     NotebookClient(ran, timeout=1800, resources=dict(metadata=dict(path=str(path.parent))), kernel_name="python3").execute()

@@ -123,6 +123,14 @@ def test_every_stage_has_one_parameters_cell():
         assert "from_notebook(globals())" in after, f"{path.name}: the parameters are not checked right after their cell"
 
 
+def walk_module(node):
+    "All nodes below one, without those inside functions, classes and comprehensions, whose names are their own."
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)): continue
+        yield child
+        yield from walk_module(child)
+
+
 @pytest.mark.parametrize("path", STAGES, ids=name_page)
 def test_no_cell_reuses_the_name_of_a_parameter(path):
     "The settings cell may be run again after any other cell, and reads the same parameters."
@@ -130,8 +138,7 @@ def test_no_cell_reuses_the_name_of_a_parameter(path):
     for cell in code_cells(path):
         source = "".join(cell["source"])
         if "parameters" in cell["metadata"].get("tags", []) or source.startswith("#| export"): continue
-        bound = [target for node in ast.parse(source).body for target in getattr(node, "targets", [getattr(node, "target", None)])]
-        names = {n.id for target in bound if target for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        names = {n.id for n in walk_module(ast.parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         assert not names & given.keys(), f"{path.name}: {names & given.keys()} in: {source}"
 
 

@@ -133,4 +133,4 @@ def test_the_page_runs_a_probe(probe):
     folder, _, _ = probe
     options = dict(crops=str(folder/"crops"), preset="quick", network=str(folder/"views.yaml"), img_size=160, out=str(folder/"page"))
     papermill.execute_notebook(ROOT/"nbs/train.ipynb", folder/"page.ipynb", options, cwd=ROOT, progress_bar=False)
-    assert read_checkpoint_info(folder/"page/model.safetensors")["strength"] > 0
+    assert read_checkpoint_info(folder/"page/model.safetensors")["C"] > 0

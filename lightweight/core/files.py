@@ -55,8 +55,9 @@ _harmless = re.compile(rf'{_lock}|(.*/)?([^/]*\.ipynb|\.DS_Store)|\.ipynb_checkp
 
 def list_files(folder:str|Path)->list[str]: # sorted paths relative to the folder, with '/'
     "List all files below a folder; a link to a folder counts as a file."
-    found = (path for path in Path(folder).rglob('*') if path.is_symlink() or not path.is_dir())
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    found = (os.path.join(place, name) for place, folders, files in os.walk(folder)
+             for name in (*files, *(name for name in folders if os.path.islink(os.path.join(place, name)))))
+    return sorted(os.path.relpath(path, folder).replace(os.sep, '/') for path in found)
 
 @cache
 def _split(patterns): return [p.split('/') for p in patterns]

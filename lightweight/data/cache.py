@@ -9,7 +9,7 @@ __all__ = ['load_images', 'name_store', 'open_store']
 import errno, io, os, sys, tempfile, time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -60,6 +60,9 @@ def _decode(paths, size, method='squish', progress=True): # the content of an .n
             yield images.numpy().data
             bar.update(len(images))
 
+def _write_decoded(path, *args):
+    with closing(_decode(*args)) as pieces: write_atomically(path, pieces) # the progress bar ends before an error is shown
+
 def _map(path, n, size): # the memory-mapped file, or None if it is missing or invalid
     try: array = np.load(path, mmap_mode='c')        # copy-on-write: changes do not reach the file
     except (FileNotFoundError, ValueError, EOFError): return None
@@ -82,7 +85,7 @@ def _is_private(folder): # whether this is a folder that no other user can write
     return _user() == 'user' or folder.stat().st_uid == _user() and not folder.stat().st_mode & 0o022
 
 def _build_somewhere(path, *args): # beside the crops or, if their folder is read-only, at `_find_spare`
-    try: write_atomically(path, _decode(*args))
+    try: _write_decoded(path, *args)
     except OSError as e:
         if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM): raise
         path, folder = _find_spare(path), path.parent
@@ -90,7 +93,7 @@ def _build_somewhere(path, *args): # beside the crops or, if their folder is rea
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(path.parent):
             raise PermissionError(errno.EACCES, 'others may write to this folder', str(path.parent)) from None
-        write_atomically(path, _decode(*args))
+        _write_decoded(path, *args)
     return path
 
 def open_store(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 import pandas as pd
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from ..core.console import suggest, track
 from ..core.files import HEX16, MARKER, check_own, hold_lock, list_files, write_atomically
@@ -154,7 +154,7 @@ def _check_replaceable(out): # refuse to replace a folder that contains other fi
         if name.endswith(('.ipynb', '.jpg')) and name not in known:
             raise FileExistsError(f'out = {out}: {name} is there, which is no crop; move it away')
 
-def hold_store(out:str|Path): # for a `with` block
+def hold_store(out:str|Path)->FileLock: # locked; a `with` block releases it
     "Lock a data set for one process; others wait and print a message."
     out = Path(out).resolve()
     try: return hold_lock(out, wait=False).acquire()

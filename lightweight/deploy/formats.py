@@ -9,7 +9,7 @@ __all__ = ['Limits', 'LIMITS', 'Format', 'FORMATS', 'TABLE', 'Deployable', 'make
            'export_formats', 'read_variants', 'open_untrained']
 
 # %% ../../nbs/deploy/02_formats.ipynb #c003
-import copy, json, os, shutil, sys, time
+import copy, json, os, shutil, sys, time, warnings
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -209,7 +209,9 @@ def _open_variant(path, numbers, n_threads=1):
 
 def _try_variant(path, numbers, check, limits, n_threads):
     "Open a variant of a file and verify it; any error is a reason to reject it."
-    try: return check(_open_variant(path, numbers, n_threads), limits=limits)
+    try:
+        with warnings.catch_warnings(action='ignore'): model = _open_variant(path, numbers, n_threads)
+        return check(model, limits=limits)
     except Exception as e: return _nothing | dict(n=None, passed=False, why=_explain(e))
 
 def _write(format, network, info, path): # write a file; return '' or the reason why it failed

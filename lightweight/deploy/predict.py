@@ -229,7 +229,7 @@ def _make_parser():
 
 def _parse_arguments(argv):
     "Parse the command line; contradictory options end with exit code 2. `coco` is the COCO file or None."
-    args = (parser := _make_parser()).parse_args(argv)
+    args = (parser := _make_parser()).parse_intermixed_args(argv)
     documents = [p for p in args.paths if p.lower().endswith('.json') and not os.path.isdir(p)]
     suffix, args.coco = os.path.splitext(args.out or '')[1].lower(), next(iter(documents), None)
     args.stream = '-' in args.paths
@@ -238,6 +238,7 @@ def _parse_arguments(argv):
     if args.stream: args.batch = 1
     faults = [('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give a model and paths, or --self-test and a model'),
+              (args.self_test and args.out, '--self-test writes no result file'),
               ((args.stream or documents) and len(args.paths) > 1, '- and a COCO file must be the only path'),
               (args.photos and not args.coco, '--photos belongs to a COCO file'),
               (args.format == 'coco' and not args.coco, '--format coco needs a COCO file'),
@@ -328,6 +329,9 @@ def _answer_all(args):
     if args.out: _write_out(args, answers, predictor.classes, document)
     return not (skipped or suspect or differences)
 
+def _tell(row):
+    return f"{'agrees' if row['agrees'] else 'DIFFERS'}: by up to {row['difference']:.1e}, limit {row['limit']:g}"
+
 def _test_models(args):
     "Compare and time models on this machine; return whether all agree with the probabilities that they hold."
     found = [args.model] if not os.path.isdir(args.model) else sorted(
@@ -337,13 +341,12 @@ def _test_models(args):
         warnings.simplefilter('ignore', UserWarning)                                 # the table says it
         rows = self_test(found, args.threads)
     for r in rows:
-        if r['limit'] is None: told = 'no examples in the file; export it again'
-        else: told = f"{'agrees' if r['agrees'] else 'DIFFERS'}: by up to {r['difference']:.1e}, limit {r['limit']:g}"
-        print(f"{r['path']}  {r['runtime']} {r['precision']}  {r['ms']:.2f} ms an image  {told}")
+        if 'ms' not in r: print(r['why'])
+        else: print(f"{r['path']}  {r['runtime']} {r['precision']}  {r['ms']:.2f} ms an image  {r['why'] or _tell(r)}")
     return all(r['agrees'] for r in rows)
 
-def main(argv:Sequence[str]|None=None)->int: # 0 all classified, 1 something was skipped, 2 invalid arguments or files
-    "Classify images: `lightweight predict MODEL PATH … [--format csv|json|coco] [--out FILE]`."
+def main(argv:Sequence[str]|None=None)->int: # 0 all classified, 1 something was skipped or differs, 2 invalid arguments or files
+    "Classify images: `lightweight predict MODEL PATH … [--out FILE]`, or test files: `lightweight predict --self-test FILE`."
     from lightweight.core.console import run_command
     args = _parse_arguments(argv)
     if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape')     # any file name

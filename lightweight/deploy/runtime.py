@@ -313,7 +313,7 @@ def compare_examples(
 
 def _warn_of_differences(model):
     difference, limit = compare_examples(model)
-    if difference > limit:
+    if not difference <= limit: # NaN, too
         warnings.warn(f'{model.path}: with {model.runtime} in {model.precision} on this machine, probabilities differ '
                       f'from those stored in the file by up to {difference:.2g}, more than {limit:g}', stacklevel=3)
 
@@ -321,11 +321,15 @@ def self_test(
     paths:Sequence[Path], # exported files; .xml files are opened in f32 and bf16
     n_threads:int=1, # threads of the runtime
     n_rounds:int=20, # timed rounds, interleaved
-)->list[dict]: # path, runtime, precision, ms (median of one image), difference, limit (None: no examples), agrees
+)->list[dict]: # path, agrees, why (not opened); runtime, precision, ms (median of an image), difference, limit
     "Compare and time files in every precision that this machine has for them."
-    opened = [open_model(p, n_threads, precision) for p in paths for precision in ('f32', 'bf16')
-              if precision == 'f32' or Path(p).suffix.lower() == '.xml']
-    models = list({(m.path, m.precision): m for m in opened}.values())              # bf16 may not be available
+    models, failed = {}, {}
+    for path in map(Path, paths):
+        for precision in ('f32', 'bf16') if path.suffix.lower() == '.xml' else ('f32',):
+            try: model = open_model(path, n_threads, precision)
+            except (ImportError, OSError, ValueError) as e: failed[path] = dict(path=path, agrees=False, why=str(e))
+            else: models[path, model.precision] = model                              # bf16 may not be available
+    models = list(models.values())
     blank, seconds = {m.shape: np.zeros((1, *m.shape), np.uint8) for m in models}, [[] for _ in models]
     for _ in range(n_rounds):
         for model, times in zip(models, seconds):
@@ -334,6 +338,8 @@ def self_test(
             times.append(time.perf_counter() - start)
     def compare(m):
         difference, limit = compare_examples(m) if 'examples' in m.info else (None, None)
-        return dict(difference=difference, limit=limit, agrees=limit is not None and difference <= limit)
-    return [dict(path=m.path, runtime=m.runtime, precision=m.precision, ms=1000*float(np.median(times)), **compare(m))
+        agrees = limit is not None and difference <= limit
+        return dict(difference=difference, limit=limit, agrees=agrees, why='' if limit else 'no examples in the file')
+    rows = [dict(path=m.path, runtime=m.runtime, precision=m.precision, ms=1000*float(np.median(times)), **compare(m))
             for m, times in zip(models, seconds)]
+    return rows + list(failed.values())

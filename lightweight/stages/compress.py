@@ -109,7 +109,7 @@ def _make_network(c, step, base, folder):
     "Apply a step to the base network, train the result unless that has been done, and save it; the checkpoint's path."
     network, info = load_checkpoint(c.root/base.path/'model.safetensors')
     if not hasattr(step.options, 'variant'): # these describe the network before the step
-        info = {k: v for k, v in info.items() if k not in ('epoch', 'strength', 'valid_macro_f1')}
+        info = {k: v for k, v in info.items() if k not in ('epoch', 'C', 'valid_macro_f1')}
     with torch.random.fork_rng(devices=[]):
         if step.train: torch.manual_seed(step.train.seed) # initialises the new classifier of `cut`
         network = apply_step(step.options, network, info, partial(_load, c, info))
@@ -130,7 +130,7 @@ def _export(c, checkpoint, variant):
     form = plain or make_int8_formats(formats.to_pixels(_load(c, info, 'train')[0]))[variant]
     pixels, reference = formats.to_pixels(images), predict_images(network, images, info['mean'], info['std'])
     check = partial(formats.check_export, images=pixels, reference=reference, targets=c.valid.target.to_numpy())
-    cutting, examples = read_crops_info(c.store)['settings'], formats.draw_examples(pixels, reference, _limits)
+    cutting, examples = read_crops_info(c.store)['settings'], formats.draw_examples(pixels, reference)
     meta = formats.make_metadata(network, info, cutting, hash_file(checkpoint), c.s.licence, 'f32' if plain else 'int8',
                                  examples)
     formats.clear_stale(folder, meta['checkpoint'])

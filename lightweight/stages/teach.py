@@ -36,7 +36,7 @@ class TeachSettings(Settings):
     network:ReadPath = Field('mobilenetv3_mini', description='student: name, YAML file, timm:NAME or torchvision:NAME')
     cut:int|None = Field(None, ge=1, description='number of blocks of the student (default: none, all blocks)')
     head_width:int|None = Field(None, ge=1, description='channels of a 1x1 convolution before pooling (cut students)')
-    pretrained:bool = Field(False, description='start from ImageNet weights, where the network has them')
+    pretrained:bool = Field(False, description='start from ImageNet weights (timm:, torchvision: and feature networks)')
     teacher:ReadPath = Field('timm:tf_efficientnet_lite0', description='timm:NAME, torchvision:NAME, checkpoint or run')
     teacher_cut:int|None = Field(None, ge=1, description='number of blocks of an ImageNet teacher (default: all)')
     teacher_size:int|None = Field(None, ge=16, le=1024, description='image side of the teacher, pixels (none: its own)')

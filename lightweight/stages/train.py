@@ -32,7 +32,7 @@ from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.distributed import join_world, run_folder, share_training
 from ..training.learner import TrainingSettings, fit, make_learner
 from ..training.losses import make_loss
-from ..training.probe import Probe, answer_training_crops, is_probe, refit_probe
+from ..training.probe import Probe, predict_out_of_fold, is_probe, refit_probe
 from ..training.trackers import TRACKER_FILES, check_tracker, follow_run
 
 # %% ../../nbs/train.ipynb #c006
@@ -53,7 +53,7 @@ class TrainSettings(DataSettings, TrainingSettings):
     labels:Literal['classes','categories'] = Field('classes', description='what the network learns; categories: the '
                                                    'finer labels of the class map, added up to classes')
     probe:bool = Field(False, description='first fit the classifier by logistic regression, on features of plain crops')
-    refit:bool = Field(False, description='when its strength is chosen, fit the probe again on train and valid')
+    refit:bool = Field(False, description='when C is chosen, fit the probe again on train and valid')
     loss:Literal['cross_entropy','logit_adjusted','class_balanced','focal'] = Field(
         'cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     tau:float = Field(1.0, ge=0, le=2, description='strength of the logit adjustment, 0 to 2 (logit_adjusted only)')
@@ -175,7 +175,7 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
         if mirror and is_probe(known):
             raise ValueError('teacher_view = crop+mirror: a probe answers plain crops only; choose teacher_view = crop')
-        if is_probe(known): logits = answer_training_crops(path, store, dls.device, fine)
+        if is_probe(known): logits = predict_out_of_fold(path, store, dls.device, fine)
         else: logits = distillation.open_logits(path, store, mirror, dls.device, fine)
         teacher = distillation.look_up(logits, dls)
     return distillation.Distill(teacher, s.temperature, s.teacher_weight)
