@@ -233,12 +233,13 @@ def _parse_arguments(argv):
     documents = [p for p in args.paths if p.lower().endswith('.json') and not os.path.isdir(p)]
     suffix, args.coco = os.path.splitext(args.out or '')[1].lower(), next(iter(documents), None)
     args.stream = '-' in args.paths
+    plain = (args.photos, args.out, args.format, args.batch, args.precision) == (None, None, None, 1, 'f32')
     default = 'csv' if suffix == '.csv' else 'coco' if args.coco else 'json' if suffix == '.json' else 'csv'
     args.format = args.format or default
     if args.stream: args.batch = 1
     faults = [('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give a model and paths, or --self-test and a model'),
-              (args.self_test and args.out, '--self-test writes no result file'),
+              (args.self_test and not plain, '--self-test takes no other option than --threads'),
               ((args.stream or documents) and len(args.paths) > 1, '- and a COCO file must be the only path'),
               (args.photos and not args.coco, '--photos belongs to a COCO file'),
               (args.format == 'coco' and not args.coco, '--format coco needs a COCO file'),
@@ -334,9 +335,10 @@ def _tell(row):
 
 def _test_models(args):
     "Compare and time models on this machine; return whether all agree with the probabilities that they hold."
-    found = [args.model] if not os.path.isdir(args.model) else sorted(
-        os.path.join(args.model, name) for name in os.listdir(args.model) if os.path.splitext(name)[1] in RUNTIMES)
-    if not found: raise ValueError(f"{args.model}: there is no file ending in {', '.join(RUNTIMES)} in it")
+    if not (path := Path(args.model)).exists(): raise FileNotFoundError(f'{path}: there is no such file or folder')
+    folder = path/'export' if (path/'export').is_dir() else path                     # of a run
+    found = [path] if path.is_file() else sorted(p for p in folder.iterdir() if p.suffix.lower() in RUNTIMES)
+    if not found: raise ValueError(f"{path}: there is no file ending in {', '.join(RUNTIMES)} in it")
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)                                 # the table says it
         rows = self_test(found, args.threads)

@@ -293,7 +293,7 @@ def pack_examples(
     def pack(image):
         Image.fromarray(image).save(data := BytesIO(), 'PNG', optimize=True)
         return b64encode(data.getvalue()).decode()
-    rounded = np.asarray(probabilities, float).round(6).tolist()
+    rounded = np.asarray(probabilities, float).round(8).tolist()
     return dict(images=[pack(image) for image in images], probabilities=rounded, limits=limits)
 
 def _unpack_images(model):
@@ -307,7 +307,7 @@ def compare_examples(
         images, known = _unpack_images(model), np.array(model.info['examples']['probabilities'])
         found = np.concatenate([model(image[None]) for image in images])
         if known.shape != found.shape: raise ValueError(f'probabilities {known.shape}, expected {found.shape}')
-        return float(np.abs(found - known).max()), model.info['examples']['limits'][model.precision]
+        return float(np.abs(found - known).max()), float(model.info['examples']['limits'][model.precision])
     except (KeyError, TypeError, ValueError, OSError) as e:
         raise ValueError(f'{model.path}: invalid metadata: examples: {e}; {_advice}') from e
 

@@ -99,6 +99,7 @@ def export(
                        img_size=info['img_size'])
         record = make(metrics, dict(split=own['split'], checkpoint=info['checkpoint']), seed=own['settings']['seed'])
         write_record(folder/'record.json', record, s.record and root/s.record)
+    if own.get('refit'): print(f'{s.run}: fitted on train and valid; the macro-F1 here is that of crops it has seen')
     if not any(r['passed'] for r in rows):
         raise StageStopped('no variant passed:\n' + '\n'.join(f"  {r['variant']}: {r['why']}" for r in rows))
     return SimpleNamespace(table=pd.DataFrame(rows), valid=valid, folder=folder, info=info, record=record)

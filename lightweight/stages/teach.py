@@ -36,7 +36,8 @@ class TeachSettings(Settings):
     network:ReadPath = Field('mobilenetv3_mini', description='student: name, YAML file, timm:NAME or torchvision:NAME')
     cut:int|None = Field(None, ge=1, description='number of blocks of the student (default: none, all blocks)')
     head_width:int|None = Field(None, ge=1, description='channels of a 1x1 convolution before pooling (cut students)')
-    pretrained:bool = Field(False, description='start from ImageNet weights (timm:, torchvision: and feature networks)')
+    pretrained:bool|ReadPath = Field(
+        False, description='start from ImageNet weights (true), or a weights file (default: random weights)')
     teacher:ReadPath = Field('timm:tf_efficientnet_lite0', description='timm:NAME, torchvision:NAME, checkpoint or run')
     teacher_cut:int|None = Field(None, ge=1, description='number of blocks of an ImageNet teacher (default: all)')
     teacher_size:int|None = Field(None, ge=16, le=1024, description='image side of the teacher, pixels (none: its own)')
@@ -75,10 +76,11 @@ def build_student(
     s:TeachSettings, # names the student
     root:Path, # the repository
 )->tuple[nn.Module, tuple, tuple]: # with one unused class; mean and std of its normalisation
-    "Build the student with random or ImageNet weights."
+    "Build the student."
     name = resolve_network(s.network, root)
+    weights = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     set_seed(s.seed)
-    return build_network(name, 1, s.pretrained, s.cut, root, s.head_width), *normalization(name)
+    return build_network(name, 1, weights, s.cut, root, s.head_width), *normalization(name)
 
 # %% ../../nbs/teach.ipynb #c027
 _arrays = (f'patches-{HEX16}-*px.npy', f'features-{HEX16}.npy')

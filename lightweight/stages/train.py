@@ -195,6 +195,9 @@ def prepare_run(
         raise ValueError(f'probe = true: the classifier of {s.network} is not a linear layer with a bias')
     set_seed(s.seed)
     dls = make_dataloaders(root/s.crops, s, mean, std, s.seed, device)
+    if dls.manifest[dls.manifest.split == 'valid'].photo_id.nunique() < 2:
+        raise ValueError(f'crops = {s.crops}: all valid crops come from one photo, and the interval of F1 needs two: '
+                         'cut the crops again with a larger share for valid')
     loss = make_loss(s.loss, dls.counts, smoothing=s.smoothing, tau=s.tau).to(device)
     info = dict(classes=list(dls.vocab), img_size=s.img_size, resize=s.resize, mean=list(mean), std=list(std),
                 crops=s.crops, split=crops['splits'], settings=pick_decisive(s), **origin)

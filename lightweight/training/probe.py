@@ -58,8 +58,11 @@ def open_probe_features(
 CS = 1, 3, 10, 30, 100 # candidates of C, the inverse of the regularization strength
 
 def _regress(x, numbers, weights, c, n): # one row of weights and one bias for each of n categories
-    model = LogisticRegression(C=c, max_iter=1000).fit(x, numbers, sample_weight=weights)
     weight, bias = np.zeros((n, x.shape[1])), np.full(n, -30.) # a category without crops is never predicted
+    if len(only := np.unique(numbers)) == 1:
+        bias[only] = 0
+        return weight, bias
+    model = LogisticRegression(C=c, max_iter=1000).fit(x, numbers, sample_weight=weights)
     both = len(model.classes_) == 2 # one row describes two categories
     weight[model.classes_] = np.concatenate([-model.coef_/2, model.coef_/2]) if both else model.coef_
     bias[model.classes_] = np.concatenate([-model.intercept_/2, model.intercept_/2]) if both else model.intercept_
