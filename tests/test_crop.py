@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_house import ROOT
 
 from lightweight.stages.crop import CropSettings, crop
 from lightweight.data.crops import read_manifest
@@ -285,3 +286,61 @@ def test_no_photo_is_opened_before_all_files_have_been_read(tmp_path):
     for field in ("annotations", "class_map", "splits", "photos"):
         with pytest.raises(OSError, match=f"{field}.*nowhere"): run(tmp_path, **{field: "nowhere"})
     assert not (tmp_path/"crops").exists()
+
+
+def sort_photos(folder, tops=("",), names=("glass", "metal", "paper"), n=8):
+    "Photos of noise in a folder per class, perhaps below those of a split."
+    rng = np.random.default_rng(0)
+    for top in tops:
+        for name in names:
+            (folder/top/name).mkdir(parents=True)
+            for i in range(n): Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder/top/name/f"{i}.png")
+
+
+def test_photos_in_a_folder_per_class_are_crops_as_they_are(tmp_path, capsys):
+    sort_photos(tmp_path/"mine")
+    manifest = run(tmp_path, annotations="mine", class_map="").manifest
+    assert manifest.label.value_counts().to_dict() == dict(glass=8, metal=8, paper=8) and set(manifest.split) == set(SPLITS)
+    with Image.open(tmp_path/"crops"/manifest.crop[0]) as crop, Image.open(tmp_path/"mine"/manifest.file_name[0]) as photo:
+        assert crop.size == photo.size == (40, 30) and np.abs(np.asarray(crop, int) - np.asarray(photo, int)).mean() < 12     # JPEG
+    assert "mine: a folder per class, 3 classes; 24 of 24 photos and 24 of 24 boxes can be used" in capsys.readouterr().out
+    (tmp_path/"map.csv").write_text("category,label\nglass,hard\nmetal,hard\npaper,soft\n")
+    assert set(run(tmp_path, annotations="mine", class_map="map.csv", out="mapped").manifest.label) == {"hard", "soft"}
+    done = subprocess.run([BIN/"lightweight", "crop", "mine", "--out", "typed"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path/"typed/crops.json").exists(), done.stderr
+
+
+def test_the_split_of_the_folders_is_kept(tmp_path, capsys):
+    sort_photos(tmp_path/"mine", ("train", "val", "test"))
+    manifest = run(tmp_path, annotations="mine", class_map="").manifest
+    assert (manifest.split == manifest.file_name.str.split("/").str[0].replace("val", "valid")).all()
+    assert "WARNING" not in capsys.readouterr().out
+    shutil.copy(tmp_path/"mine/train/glass/0.png", tmp_path/"mine/test/glass/copy.png")
+    run(tmp_path, annotations="mine", class_map="")
+    assert "WARNING: 1 groups of similar photos are divided by the split of the folders" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tops, drawn", [(("train", "test"), "valid"), (("train", "valid"), "test"), (("train",), "valid test")])
+def test_a_missing_split_is_drawn_from_train(tmp_path, tops, drawn):
+    sort_photos(tmp_path/"mine", tops, n=20)
+    manifest = run(tmp_path, annotations="mine", class_map="").manifest
+    top = manifest.file_name.str.split("/").str[0]
+    assert set(manifest.split) == set(SPLITS) and (manifest.split == top)[top != "train"].all()
+    for split in drawn.split(): assert (top[manifest.split == split] == "train").all() and (manifest.split == split).mean() < .25
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda p: None, "there is no photo in it; expected a folder per class"), (lambda p: sort_photos(p, ("test",)), "none named train"),
+    (lambda p: sort_photos(p, names=("glass",)), "only one class, 'glass'"), (lambda p: (sort_photos(p), shutil.copy(p/"glass/0.png", p)), "0.png: no class")])
+def test_folders_without_classes_are_refused(tmp_path, make, message):
+    (tmp_path/"mine").mkdir()
+    make(tmp_path/"mine")
+    with pytest.raises(ValueError, match=message): run(tmp_path, annotations="mine", class_map="")
+    assert not (tmp_path/"crops").exists()
+
+
+@pytest.mark.skipif(not (ROOT.parent/"shared/data/trashnet").exists(), reason="no photos of TrashNet")
+def test_trashnet_is_read_as_it_lies(tmp_path):
+    result = run(tmp_path, annotations=str(ROOT.parent/"shared/data/trashnet"), class_map="")
+    assert result.coco.n_photos == 2040 and len(result.manifest) == 2034                        # three photos lie in two classes
+    assert (result.coco.findings.kind == "contradicting labels").sum() == 6

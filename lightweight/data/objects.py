@@ -8,7 +8,7 @@ __all__ = ['ObjectSettings', 'find_annotations', 'label_objects', 'pick_large', 
 # %% ../../nbs/data/15_objects.ipynb #o003
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pandas as pd
 from pydantic import AfterValidator, Field
@@ -16,31 +16,36 @@ from pydantic import AfterValidator, Field
 from ..core.console import list_some
 from ..core.settings import ReadPath, Settings, resolve_path
 from .class_map import apply_class_map, read_class_map
-from .coco import CocoData, read_coco
+from .coco import CocoData
 from .crops import select_large
 from .groups import ALIKE, find_groups, pair_certain, parse_grouping
 from .sample import make_sample
-from .splits import check_splits, make_splits, read_splits
+from .sources import read_source
+from .splits import check_splits, make_folds, make_splits, read_splits
 
 # %% ../../nbs/data/15_objects.ipynb #o006
 class ObjectSettings(Settings):
     "Settings of the stages that read objects from an annotation file."
-    annotations:ReadPath = Field('data/sample/annotations.json', description='COCO annotation file')
-    photos:ReadPath = Field('', description='folder of the photos (default: that of the annotation file)')
-    class_map:ReadPath = Field(
-        'configs/class_maps/taco6.csv', description='CSV of category,label; an empty label leaves a category out')
+    positional:ClassVar[str] = 'annotations'
+    annotations:ReadPath = Field(
+        'data/sample/annotations.json', description='COCO annotation file, or folder with a folder of photos per class')
+    photos:ReadPath = Field('', description='folder of the photos of a COCO file (default: that of the file)')
+    class_map:ReadPath = Field('', description='CSV of category,label; an empty label leaves a category out (default: '
+                               'the categories are the classes; for the embedded sample configs/class_maps/taco6.csv)')
     group_by:Annotated[str, AfterValidator(lambda text: parse_grouping(text) and text)] = Field(
         ALIKE, description='photos kept in one split: alike:BITS, name:REGEX, image:FIELD or time:SECONDS')
     min_side:int = Field(24, ge=1, description='minimum longer side of a box to be cropped, pixels in the photo')
 
+_sample, _sample_map = 'data/sample/annotations.json', 'configs/class_maps/taco6.csv'
+
 def find_annotations(
     path:str, # as in the settings
     root:Path, # the repository
-)->Path: # an annotation file that exists
-    "Find the annotation file; draw the embedded sample if it is the one that is missing."
+)->Path: # an annotation file or folder that exists
+    "Find the annotations; draw the embedded sample if it is the one that is missing."
     path = resolve_path(path, root)
-    if path == root/'data/sample/annotations.json': make_sample(path.parent)
-    if path.is_file(): return path
+    if path == root/_sample: make_sample(path.parent)
+    if path.exists(): return path
     raise FileNotFoundError(f'annotations: there is no {path}; data/README.md says how to get photos')
 
 def _explain_refused(coco:CocoData, annotations:Path)->str: # say which annotations could not be used, and why
@@ -57,15 +62,18 @@ def label_objects(
     root:Path, # the repository
 )->tuple[CocoData, pd.Series, pd.DataFrame, Path]: # as read; left out; with label and group; photo folder
     "Read the objects, map them to classes and group their photos."
-    annotations, map_file = find_annotations(s.annotations, root), resolve_path(s.class_map, root)
-    photos = resolve_path(s.photos, root) if s.photos else resolve_path(s.annotations, root).parent
-    if not photos.is_dir(): raise FileNotFoundError(f'photos = {s.photos}: there is no folder {photos}')
-    if not map_file.is_file(): raise FileNotFoundError(f'class_map = {s.class_map}: there is no file {map_file}')
-    class_map, coco = read_class_map(map_file), read_coco(annotations, photos)
+    annotations, photos = find_annotations(s.annotations, root), s.photos and resolve_path(s.photos, root)
+    map_file = s.class_map or (_sample_map if annotations == root/_sample else '')
+    if photos and not photos.is_dir(): raise FileNotFoundError(f'photos = {s.photos}: there is no folder {photos}')
+    if map_file and not resolve_path(map_file, root).is_file():
+        raise FileNotFoundError(f'class_map = {s.class_map}: there is no file {resolve_path(map_file, root)}')
+    class_map = map_file and read_class_map(resolve_path(map_file, root))
+    coco, photos = read_source(annotations, photos)
     if coco.objects.empty:
         why = _explain_refused(coco, annotations) or 'the file has no annotations'
         raise ValueError(f'annotations = {annotations}: no annotation can be used: {why}')
-    objects = apply_class_map(coco.objects, class_map, s.class_map)
+    objects = (apply_class_map(coco.objects, class_map, map_file) if map_file else
+               coco.objects.assign(label=coco.objects.category.str.strip()))
     left_out = coco.objects.category.value_counts().drop(objects.category.unique())
     if objects.empty:
         counts = list_some(f'{category} ({n})' for category, n in left_out.items())
@@ -118,6 +126,17 @@ def _explain_one_group(error, sizes, offers, s): # say that most photos are one 
             f'split, so {found}. Set another grouping: {ways}, in a field such as run of every entry of images in '
             f'{Path(s.annotations).name}, and set --group_by image:run')
 
+def _keep_splits(objects, s): # the split of the folders; valid or test, if absent, is drawn from train
+    if 'train' not in set(objects.split): raise ValueError(f'{s.annotations}: there are folders of a split, but none named train')
+    for name in ('valid', 'test'):
+        if name in set(objects.split): continue
+        train = objects[objects.split == 'train']
+        folds = make_folds(train, max(3, round(1/getattr(s, name))), s.seed)
+        objects = objects.assign(split=objects.split.mask(objects.index.isin(folds.index[folds.fold == 0]), name))
+    torn = objects.groupby('group').split.nunique().gt(1).sum()
+    if torn: print(f'WARNING: {torn:,} groups of similar photos are divided by the split of the folders (used unchanged)')
+    return check_splits(objects.assign(group=objects.groupby(['group', 'split']).ngroup()))
+
 def split_objects(
     objects:pd.DataFrame, # one row per box, with label and group
     coco:CocoData, # as read
@@ -125,8 +144,10 @@ def split_objects(
     s:Settings, # splits, valid, test, seed, group_by and annotations
     root:Path, # the repository
 )->pd.DataFrame: # with split
-    "Draw the splits, or read frozen ones; suggest other groupings if most photos are one group."
+    "Draw the splits, or keep those of a file or of the folders; suggest other groupings if most photos are one group."
     if s.splits: return check_splits(read_splits(resolve_path(s.splits, root), objects))
+    if kept := {key: entry['split'] for key, entry in (coco.entries or {}).items() if 'split' in entry}:
+        return _keep_splits(objects.assign(split=objects.photo_id.map(kept)), s)
     try: return check_splits(make_splits(objects, s.valid, s.test, s.seed))
     except ValueError as error:
         said, refused = str(error), _explain_refused(coco, resolve_path(s.annotations, root))

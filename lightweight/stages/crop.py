@@ -19,23 +19,25 @@ from ..data.coco import summarise_findings
 from ..data.groups import pair_copies
 from ..data.crops import STORE_FILES as _STORE_FILES, cut_crops, hold_store, read_crops_info
 from ..data.objects import ObjectSettings, find_annotations, label_objects, pick_large, split_objects
+from ..data.sources import describe_source
 from ..data.splits import count_splits, read_split_rows, save_splits
 
 # %% ../../nbs/crop.ipynb #c006
 class CropSettings(ObjectSettings):
-    "Cut the objects of a COCO data set into crops, split by photo."
+    "Cut annotated photos into crops, split by photo."
     out:WritePath = Field('outputs/sample/crops', description='output folder of the crops')
     splits:ReadPath = Field('', description='frozen split to use, CSV (default: draw a new one)')
     valid:float = Field(0.15, gt=0, lt=0.5, description='share of the objects in the valid split')
     test:float = Field(0.15, gt=0, lt=0.5, description='share of the objects in the test split')
-    context:float = Field(0.1, ge=0, le=1, description='margin around a box, as a fraction of its longer side')
-    square:bool = Field(True, description='cut square crops; false: crops with the shape of the box')
+    context:float = Field(0.1, ge=0, le=1, description='margin around a box, as a fraction of its longer side (whole photos: none)')
+    square:bool = Field(True, description='cut square crops; false: crops with the shape of the box, as of whole photos')
     seed:int = Field(0, ge=0, description='random seed of the split')
 
 # %% ../../nbs/crop.ipynb #c009
 def _summarise_crops(s, coco, left_out, objects, split): # what became of the photos and boxes of an annotation file
     place = shlex.join([s.annotations, *(['--root', s.photos] if s.photos else [])])
-    lines = [f'{s.annotations}: {len(coco.photos):,} of {coco.n_photos:,} photos and {len(coco.objects):,} of '
+    found = f'{s.annotations}: {describe_source(coco)}; ' if coco.whole else f'{s.annotations}: '
+    lines = [f'{found}{len(coco.photos):,} of {coco.n_photos:,} photos and {len(coco.objects):,} of '
              f'{coco.n_boxes:,} boxes can be used', *summarise_findings(coco, place).splitlines()[1:]]
     small = objects.label[objects[['w', 'h']].max(axis=1) < s.min_side].value_counts().sort_index()
     counted = {'kept with a remark': coco.findings.kind[coco.findings.action == 'kept'].value_counts(),
@@ -78,7 +80,8 @@ def crop(
     metrics = dict(n_photos=len(coco.photos), n_objects=len(coco.objects), n_left_out=int(left_out.sum()),
                    n_too_small=len(objects) - len(large), n_findings=len(coco.findings))
     with hold_store(out):
-        manifest = cut_crops(split, photos, out, s.context, s.min_side, s.square, held=True)
+        context, square = (0, False) if coco.whole else (s.context, s.square)
+        manifest = cut_crops(split, photos, out, context, s.min_side, square, held=True)
         save_splits(split, out/'splits.csv')
         metrics |= dict(n_crops=len(manifest), per_split=manifest.split.value_counts().to_dict())
         write_record(out/'record.json', make(metrics, dict(split=read_crops_info(out)['splits'])))
