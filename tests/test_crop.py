@@ -317,7 +317,7 @@ def test_the_split_of_the_folders_is_kept(tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().out
     shutil.copy(tmp_path/"mine/train/glass/0.png", tmp_path/"mine/test/glass/copy.png")
     run(tmp_path, annotations="mine", class_map="")
-    assert "WARNING: 1 groups of similar photos are divided by the split of the folders" in capsys.readouterr().out
+    assert "WARNING: the split of the folders divides 1 groups of similar photos (data leakage)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("tops, drawn", [(("train", "test"), "valid"), (("train", "valid"), "test"), (("train",), "valid test")])

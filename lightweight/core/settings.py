@@ -192,7 +192,8 @@ def _make_parser(cls, prog=None): # one option for each field, and `-f` for a fi
         if '(default: ' not in text: text += f' (default: {_show_default(field.default)})'
         text = text.replace('%', '%%')
         for option, shown in {f'--{name}': argparse.SUPPRESS, '--' + name.replace('_', '-'): text}.items():
-            parser.add_argument(option, dest=name, metavar=_show_values(field.annotation), help=shown, default=argparse.SUPPRESS)
+            parser.add_argument(option, dest=name, metavar=_show_values(field.annotation), help=shown,
+                                default=argparse.SUPPRESS)
     return parser
 
 def parse_settings(

@@ -61,7 +61,7 @@ def _decode(paths, size, method='squish', progress=True): # the content of an .n
             bar.update(len(images))
 
 def _write_decoded(path, *args):
-    with closing(_decode(*args)) as pieces: write_atomically(path, pieces) # the progress bar ends before an error is shown
+    with closing(_decode(*args)) as pieces: write_atomically(path, pieces) # an error is shown below the progress bar
 
 def _map(path, n, size): # the memory-mapped file, or None if it is missing or invalid
     try: array = np.load(path, mmap_mode='c')        # copy-on-write: changes do not reach the file

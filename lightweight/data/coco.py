@@ -212,9 +212,11 @@ def _tabulate(rows, columns, ids)->pd.DataFrame: # with the number of boxes of e
 
 def _settle_boxes(annotations, photos, findings): # whole photos as boxes; refused photos are one finding, not two
     findings.rows = [row for row in findings.rows if row[0] != 'size not recorded']
-    clashes = [a for a in annotations if a.get('clash') and a['image_id'] in photos]
-    for a in clashes: findings.add('contradicting labels', 'refused', a['clash'], a['image_id'], photos[a['image_id']][0])
-    found = [a for a in annotations if a['image_id'] in photos and not a.get('clash')]
+    sound = [a for a in annotations if a['image_id'] in photos]
+    for a in sound:
+        photo = a['image_id'], photos[a['image_id']][0]
+        if a.get('clash'): findings.add('contradicting labels', 'refused', a['clash'], *photo)
+    found = [a for a in sound if not a.get('clash')]
     return [a | dict(bbox=[0, 0, *photos[a['image_id']][1][:2]]) if a.get('whole') else a for a in found]
 
 def read_coco(

@@ -127,14 +127,15 @@ def _explain_one_group(error, sizes, offers, s): # say that most photos are one 
             f'{Path(s.annotations).name}, and set --group_by image:run')
 
 def _keep_splits(objects, s): # the split of the folders; valid or test, if absent, is drawn from train
-    if 'train' not in set(objects.split): raise ValueError(f'{s.annotations}: there are folders of a split, but none named train')
+    if 'train' not in set(objects.split):
+        raise ValueError(f'{s.annotations}: there are folders of a split, but none named train')
     for name in ('valid', 'test'):
         if name in set(objects.split): continue
         train = objects[objects.split == 'train']
         folds = make_folds(train, max(3, round(1/getattr(s, name))), s.seed)
         objects = objects.assign(split=objects.split.mask(objects.index.isin(folds.index[folds.fold == 0]), name))
     torn = objects.groupby('group').split.nunique().gt(1).sum()
-    if torn: print(f'WARNING: {torn:,} groups of similar photos are divided by the split of the folders (used unchanged)')
+    if torn: print(f'WARNING: the split of the folders divides {torn:,} groups of similar photos (data leakage)')
     return check_splits(objects.assign(group=objects.groupby(['group', 'split']).ngroup()))
 
 def split_objects(

@@ -19,7 +19,8 @@ from .coco import CocoData, read_coco, report_findings
 from .image import FORMATS
 
 # %% ../../nbs/data/06_sources.ipynb #n1ae7ac3
-_splits = dict(train='train', training='train', valid='valid', val='valid', validation='valid', test='test', testing='test')
+_splits = dict(train='train', training='train', valid='valid', val='valid', validation='valid', test='test',
+               testing='test') # lower-case name of a folder → split
 
 class ClassPhoto(NamedTuple):
     "A photo in the folder of its class."
@@ -59,12 +60,13 @@ def read_folders(
 )->CocoData: # as from `read_coco`; entries have the split, if there is one
     "Read photos in a folder per class as objects that fill their photo."
     rows, _ = list_class_photos(root)
-    if not rows: raise ValueError(f'{root}: there is no photo in it; expected a folder per class, such as {root}/glass/001.jpg')
+    if not rows:
+        raise ValueError(f'{root}: there is no photo in it; expected a folder per class, such as {root}/glass/001.jpg')
     categories = {name: i for i, name in enumerate(dict.fromkeys(row.category for row in rows), 1)}
-    images = [dict(id=i, file_name=row.file_name, **({'split': row.split} if row.split else {})) for i, row in enumerate(rows, 1)]
-    clashes = _find_clashes(root, rows)
-    boxes = [dict(id=i, image_id=i, category_id=categories[row.category], whole=True, clash=clashes.get(row.file_name, ''))
-             for i, row in enumerate(rows, 1)]
+    images, boxes, clashes = [], [], _find_clashes(root, rows)
+    for i, (split, category, name) in enumerate(rows, 1):
+        images.append(dict(id=i, file_name=name) | (dict(split=split) if split else {}))
+        boxes.append(dict(id=i, image_id=i, category_id=categories[category], whole=True, clash=clashes.get(name, '')))
     named = [dict(id=i, name=name) for name, i in categories.items()]
     return read_coco(dict(images=images, annotations=boxes, categories=named), root, decode, progress)
 
@@ -80,7 +82,8 @@ def read_source(
     if path.is_dir():
         listed = sorted(path.glob('*.json'))
         if not listed: return read_folders(path, decode, progress), path
-        if len(listed) > 1: raise ValueError(f'{path}: which COCO file? {list_some(p.name for p in listed)}; name one of them')
+        if len(listed) > 1:
+            raise ValueError(f'{path}: which COCO file? {list_some(p.name for p in listed)}; name one of them')
         path = listed[0]
     root = Path(root) if root else path.parent
     return read_coco(path, root, decode, progress), root
@@ -90,7 +93,8 @@ def describe_source(coco:CocoData)->str: # a sentence
     if not coco.whole: return 'COCO annotations'
     counts = Counter(entry.get('split', '') for entry in coco.entries.values())
     kept = ', '.join(f'{name} {n:,}' for name, n in counts.items() if name)
-    return f'a folder per class, {len(coco.categories)} classes' + (f'; the split of the folders is kept ({kept} photos)' if kept else '')
+    split = f'; the split of the folders is kept ({kept} photos)' if kept else ''
+    return f'a folder per class, {len(coco.categories)} classes{split}'
 
 # %% ../../nbs/data/06_sources.ipynb #nee2e9f1
 def main(argv:list[str]|None=None)->int: # 0: everything can be used; 1: refusals or suspicions; 2: not readable

@@ -68,7 +68,7 @@ def make_metadata(
     own = {k: info[k] for k in ('classes', 'img_size', 'resize', 'mean', 'std', 'split')}
     held = dict(examples=examples) if examples else {}
     return dict(version=VERSION, name=recipe['name'] + cut, **own, context=cutting['context'], square=cutting['square'],
-                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision, **held)
+                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision) | held
 
 # %% ../../nbs/deploy/02_formats.ipynb #c023
 def _make_example(info, n): return (torch.zeros(n, info['img_size'], info['img_size'], 3, dtype=torch.uint8),)
@@ -139,7 +139,8 @@ def draw_examples(
     n:int=4, # number of examples
 )->dict|None: # for `make_metadata`
     "Draw images for the self-test of a file."
-    rows, largest = np.random.default_rng(0).permutation(len(images))[:n], {k: v.max_difference for k, v in limits.items()}
+    rows = np.random.default_rng(0).permutation(len(images))[:n]
+    largest = {precision: limit.max_difference for precision, limit in limits.items()}
     return pack_examples(images[rows], probabilities[rows], largest) if n else None
 
 _nothing = dict.fromkeys(('max_difference', 'agreement', 'macro_f1', 'macro_f1_reference'))

@@ -37,7 +37,8 @@ def compare_folds(
     variant:str='eager', # whose macro-F1 is compared
 )->tuple[float, float, float]: # mean difference of macro-F1, and its 95 % interval
     "Compare two contestants fold by fold."
-    one, two = (pd.DataFrame([dict(fold=r['fold'], f1=r['f1'][variant], n=r['test']['n']) for r in rec['metrics']['runs']])
+    one, two = (pd.DataFrame([dict(fold=r['fold'], f1=r['f1'][variant], n=r['test']['n'])
+                              for r in rec['metrics']['runs']])
                 .groupby('fold').mean() for rec in (record, other))
     both, n = one.join(two, rsuffix='_other', how='inner'), record['metrics']['n']
     if both.empty: raise ValueError('the two records have no test fold in common')

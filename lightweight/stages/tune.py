@@ -164,7 +164,7 @@ def _note(trial, **attrs):
     for k, v in attrs.items(): trial.set_user_attr(k, v)
 
 def _watch_epochs(search, trial, folder, latency_ms):
-    "A function that reports new epochs; to stop the trial early, it raises TrialPruned (after a requeue, UpdateFinishedTrialError)."
+    "A function that reports new epochs and stops the trial early by TrialPruned (UpdateFinishedTrialError: requeued)."
     reported, pruning = set(), search.s.objective == 'score' and search.s.pruner != 'none'
     def report(epoch, score):
         try:
