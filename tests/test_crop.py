@@ -344,3 +344,22 @@ def test_trashnet_is_read_as_it_lies(tmp_path):
     result = run(tmp_path, annotations=str(ROOT.parent/"shared/data/trashnet"), class_map="")
     assert result.coco.n_photos == 2040 and len(result.manifest) == 2034                        # three photos lie in two classes
     assert (result.coco.findings.kind == "contradicting labels").sum() == 6
+
+
+def test_yolo_and_voc_are_read_like_coco(tmp_path):
+    coco = make_photos(tmp_path, n=40)
+    for image in coco["images"]:
+        boxes = [(CLASSES[a["category_id"]], *a["bbox"]) for a in coco["annotations"] if a["image_id"] == image["id"]]
+        for top in ("yolo/images", "voc/JPEGImages"): (tmp_path/top).mkdir(parents=True, exist_ok=True); shutil.copy(tmp_path/image["file_name"], tmp_path/top)
+        lines = [f"{CLASSES.index(c)} {(x + w/2)/96} {(y + h/2)/72} {w/96} {h/72}" for c, x, y, w, h in boxes]
+        nodes = [f"<object><name>{c}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>" for c, x, y, w, h in boxes]
+        for name, text in {f"yolo/labels/{image['file_name']}": "\n".join(lines), f"voc/Annotations/{image['file_name']}": f"<annotation>{''.join(nodes)}</annotation>"}.items():
+            path = (tmp_path/name).with_suffix(".txt" if name[:4] == "yolo" else ".xml")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    (tmp_path/"yolo/data.yaml").write_text(f"names: [{', '.join(CLASSES)}]\ntrain: images\n")
+    columns = ["category", "x", "y", "w", "h"]
+    wanted = run(tmp_path).manifest.assign(name=lambda m: m.file_name).sort_values(["name", *columns])[["name", *columns]].values.tolist()
+    for place in ("yolo", "voc"):
+        found = run(tmp_path, annotations=place, class_map="", out=f"{place}-crops").manifest
+        assert found.assign(name=found.file_name.str.split("/").str[-1]).sort_values(["name", *columns])[["name", *columns]].values.tolist() == wanted

@@ -6,7 +6,7 @@
 __all__ = ['Findings', 'check_entries', 'CocoData', 'read_coco', 'summarise_findings', 'report_findings']
 
 # %% ../../nbs/data/05_coco.ipynb #c002
-import argparse, itertools, os, re, unicodedata
+import itertools, math, os, re, unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from ..core.console import list_some, run_command, suggest, track
+from ..core.console import list_some, suggest, track
 from ..core.files import list_files
 from .annotation import (KINDS, derive_box, describe_value, enclose, find_box_fault, find_entry_fault,
                                          find_file_fault, find_shape_fault, is_id, parse_coco)
@@ -204,20 +204,24 @@ class CocoData(NamedTuple):
     entries:dict[int, dict]={} # photo_id → its entry of `images`
     n_photos:int=0 # entries of `images` in the file, sound or not
     n_boxes:int=0 # entries of `annotations`
-    whole:bool=False # the boxes are whole photos
+    kind:str='coco' # coco; boxes: from files of another format; whole: whole photos
 
 def _tabulate(rows, columns, ids)->pd.DataFrame: # with the number of boxes of each row, by the id in its first column
     counts = Counter(ids)
     return pd.DataFrame([(*row, counts[row[0]]) for row in rows], columns=[*columns, 'n_boxes']).astype(columns)
 
-def _settle_boxes(annotations, photos, findings): # whole photos as boxes; refused photos are one finding, not two
+def _settle_boxes(annotations, photos, findings): # whole photos and shares as boxes; a refused photo is one finding
     findings.rows = [row for row in findings.rows if row[0] != 'size not recorded']
-    sound = [a for a in annotations if a['image_id'] in photos]
-    for a in sound:
-        photo = a['image_id'], photos[a['image_id']][0]
-        if a.get('clash'): findings.add('contradicting labels', 'refused', a['clash'], *photo)
-    found = [a for a in sound if not a.get('clash')]
-    return [a | dict(bbox=[0, 0, *photos[a['image_id']][1][:2]]) if a.get('whole') else a for a in found]
+    found = []
+    for a in annotations:
+        if a['image_id'] not in photos: continue
+        name, (width, height, *_) = photos[a['image_id']]
+        if 'fault' in a: findings.add(a['fault'][0], 'refused', a['fault'][1], a['image_id'], name); continue
+        left, top, right, bottom = a.get('shares', (0, 0, 1, 1))
+        x, y = math.floor(left*width + DUST), math.floor(top*height + DUST)
+        box = [x, y, math.ceil(right*width - DUST) - x, math.ceil(bottom*height - DUST) - y]
+        found.append(a if 'bbox' in a else a | dict(bbox=box))
+    return found
 
 def read_coco(
     annotations:str|Path|dict, # annotation file (COCO JSON), or its content, made by this package from other files
@@ -245,7 +249,7 @@ def read_coco(
     rows = [(key, name, *fit[:2]) for key, (name, fit) in photos.items()]
     return CocoData(objects, _add_hints(findings.to_table(), root), _tabulate(rows, _photo_columns, objects.photo_id),
                     named, entries, len(coco['images']), len(coco['annotations']),
-                    made and all(a.get('whole') for a in coco['annotations']))
+                    'coco' if not made else 'whole' if all(a.get('whole') for a in coco['annotations']) else 'boxes')
 
 # %% ../../nbs/data/05_coco.ipynb #n003
 _actions = ['suspect', 'refused', 'repaired', 'kept']

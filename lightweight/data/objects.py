@@ -27,8 +27,8 @@ from .splits import check_splits, make_folds, make_splits, read_splits
 class ObjectSettings(Settings):
     "Settings of the stages that read objects from an annotation file."
     positional:ClassVar[str] = 'annotations'
-    annotations:ReadPath = Field(
-        'data/sample/annotations.json', description='COCO annotation file, or folder with a folder of photos per class')
+    annotations:ReadPath = Field('data/sample/annotations.json', description='COCO file, data.yaml of YOLO, or a folder: '
+                                 'with one of these, Pascal VOC, or a folder per class')
     photos:ReadPath = Field('', description='folder of the photos of a COCO file (default: that of the file)')
     class_map:ReadPath = Field('', description='CSV of category,label; an empty label leaves a category out (default: '
                                'the categories are the classes; for the embedded sample configs/class_maps/taco6.csv)')

@@ -36,7 +36,7 @@ class CropSettings(ObjectSettings):
 # %% ../../nbs/crop.ipynb #c009
 def _summarise_crops(s, coco, left_out, objects, split): # what became of the photos and boxes of an annotation file
     place = shlex.join([s.annotations, *(['--root', s.photos] if s.photos else [])])
-    found = f'{s.annotations}: {describe_source(coco)}; ' if coco.whole else f'{s.annotations}: '
+    found = f'{s.annotations}: {describe_source(coco)}; ' if coco.kind != 'coco' else f'{s.annotations}: '
     lines = [f'{found}{len(coco.photos):,} of {coco.n_photos:,} photos and {len(coco.objects):,} of '
              f'{coco.n_boxes:,} boxes can be used', *summarise_findings(coco, place).splitlines()[1:]]
     small = objects.label[objects[['w', 'h']].max(axis=1) < s.min_side].value_counts().sort_index()
@@ -80,7 +80,7 @@ def crop(
     metrics = dict(n_photos=len(coco.photos), n_objects=len(coco.objects), n_left_out=int(left_out.sum()),
                    n_too_small=len(objects) - len(large), n_findings=len(coco.findings))
     with hold_store(out):
-        context, square = (0, False) if coco.whole else (s.context, s.square)
+        context, square = (0, False) if coco.kind == 'whole' else (s.context, s.square)
         manifest = cut_crops(split, photos, out, context, s.min_side, square, held=True)
         save_splits(split, out/'splits.csv')
         metrics |= dict(n_crops=len(manifest), per_split=manifest.split.value_counts().to_dict())
