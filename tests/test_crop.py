@@ -306,6 +306,7 @@ def test_photos_in_a_folder_per_class_are_crops_as_they_are(tmp_path, capsys):
     assert "mine: a folder per class, 3 classes; 24 of 24 photos and 24 of 24 boxes can be used" in capsys.readouterr().out
     (tmp_path/"map.csv").write_text("category,label\nglass,hard\nmetal,hard\npaper,soft\n")
     assert set(run(tmp_path, annotations="mine", class_map="map.csv", out="mapped").manifest.label) == {"hard", "soft"}
+    with pytest.raises(ValueError, match="photos = mine: belongs to a COCO file"): run(tmp_path, annotations="mine", class_map="", photos="mine")
     done = subprocess.run([BIN/"lightweight", "crop", "mine", "--out", "typed"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path/"typed/crops.json").exists(), done.stderr
 

@@ -64,6 +64,8 @@ def label_objects(
     "Read the objects, map them to classes and group their photos."
     annotations, photos = find_annotations(s.annotations, root), s.photos and resolve_path(s.photos, root)
     map_file = s.class_map or (_sample_map if annotations == root/_sample else '')
+    if photos and annotations.suffix.lower() != '.json':
+        raise ValueError(f'photos = {s.photos}: belongs to a COCO file, and annotations = {s.annotations} is none')
     if photos and not photos.is_dir(): raise FileNotFoundError(f'photos = {s.photos}: there is no folder {photos}')
     if map_file and not resolve_path(map_file, root).is_file():
         raise FileNotFoundError(f'class_map = {s.class_map}: there is no file {resolve_path(map_file, root)}')

@@ -104,19 +104,24 @@ def _read_names(file): # class number → name
     if not sound: raise ValueError(f'{file}: names = {given!r:.80}: expected a list of class names')
     return {number: str(name) for number, name in names.items()}
 
-def _find_split_folders(file): # split → folder of photos; paths of another machine are tried below that of the file
-    given, found = read_yaml(file), {}
-    for field, split in (('train', 'train'), ('val', 'valid'), ('valid', 'valid'), ('test', 'test')):
-        if not isinstance(place := given.get(field), str): continue
-        below = Path(*(part for part in Path(place).parts if part not in ('..', '/')))
-        tried = [file.parent/folder for folder in (Path(str(given.get('path') or ''))/place, place, below)]
-        folders = [folder for folder in tried if folder.is_dir()]
-        if folders and not folders[0].resolve().is_relative_to(file.parent.resolve()):
-            raise ValueError(f'{file}: {field} = {place}: photos must lie below {file.parent}; move {file.name} to a folder above')
-        if folders: found[split] = folders[0]
-        elif split != 'test':
-            raise ValueError(f'{file}: {field} = {place}: there is no such folder; tried {list_some(map(str, tried))}')
+def _find_folder(file, field, place, given): # of photos; paths of another machine are tried below that of the file
+    below = Path(*(part for part in Path(place).parts if part not in ('..', '/')))
+    tried = [file.parent/folder for folder in (Path(str(given.get('path') or ''))/place, place, below)]
+    found = next((folder for folder in tried if folder.is_dir()), None)
+    if not found:
+        raise ValueError(f'{file}: {field} = {place}: there is no such folder; tried {list_some(map(str, tried))}')
+    if not found.resolve().is_relative_to(file.parent.resolve()):
+        raise ValueError(f'{file}: {field} = {place}: photos must lie below {file.parent}; move {file.name} above them')
     return found
+
+def _list_split_folders(file): # split and folder of photos
+    given = read_yaml(file)
+    for field, split in (('train', 'train'), ('val', 'valid'), ('valid', 'valid'), ('test', 'test')):
+        places = given.get(field) or []
+        for place in places if isinstance(places, list) else [places]:
+            try: yield split, _find_folder(file, field, str(place), given)
+            except ValueError:
+                if field != 'test': raise                         # often named without being there
 
 def read_yolo(
     file:str|Path, # data.yaml
@@ -126,7 +131,7 @@ def read_yolo(
     "Read a YOLO data set: boxes, or polygons as their bounding boxes."
     file, rows = Path(file), []
     names, root = _read_names(file), file.parent
-    for split, folder in _find_split_folders(file).items():
+    for split, folder in _list_split_folders(file):
         for name in filter(_is_photo, list_files(folder)):
             photo = (folder/name).resolve().relative_to(root.resolve()).as_posix()
             label = Path('/labels/'.join(f'/{photo}'.rsplit('/images/', 1))[1:]).with_suffix('.txt')
@@ -217,7 +222,7 @@ def main(argv:list[str]|None=None)->int: # 0: everything can be used; 1: refusal
     "Report the faults of annotated photos: `lightweight check PHOTOS [--root ROOT]`."
     parser = argparse.ArgumentParser(prog='lightweight check', description='Report the faults of annotated photos.')
     add = parser.add_argument
-    add('photos', help='COCO file, data.yaml of YOLO, or a folder: with one of these, Pascal VOC, or a folder per class')
+    add('photos', help='COCO file, data.yaml of YOLO, or folder: with one of these, Pascal VOC, or a folder per class')
     add('--root', help='folder of the photos of a COCO file (default: that of the file)')
     add('--no-decode', action='store_true', help='read only the headers of the photos')
     add('--examples', type=int, default=3, help='number of examples of each kind (default: %(default)s)')
