@@ -6,8 +6,6 @@
 __all__ = ['count_parameters', 'count_modules', 'count_macs', 'describe_network', 'profile_network']
 
 # %% ../../nbs/models/05_complexity.ipynb #c002
-import copy
-
 import pandas as pd, torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,9 +20,12 @@ def count_modules(net:nn.Module)->int: # includes the network itself and all con
     return sum(1 for _ in net.modules())
 
 def _run_counted(net, img_size): # runs one image of zeros and returns PyTorch's counter
-    net, p = copy.deepcopy(net).eval(), next(net.parameters(), torch.empty(0))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, 3, img_size, img_size, dtype=p.dtype, device=p.device))
+    p, modes = next(net.parameters(), torch.empty(0)), {m: m.training for m in net.modules()}
+    try: # on the network itself: a masked one cannot be copied
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net.eval()(torch.zeros(1, 3, img_size, img_size, dtype=p.dtype, device=p.device))
+    finally:
+        for m, training in modes.items(): m.training = training
     return counter
 
 def count_macs(
