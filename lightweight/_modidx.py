@@ -671,6 +671,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'lightweight/data/sources.py'),
                                           'lightweight.data.sources.list_class_photos': ( 'data/sources.html#list_class_photos',
                                                                                           'lightweight/data/sources.py'),
+                                          'lightweight.data.sources.list_splits': ( 'data/sources.html#list_splits',
+                                                                                    'lightweight/data/sources.py'),
                                           'lightweight.data.sources.main': ('data/sources.html#main', 'lightweight/data/sources.py'),
                                           'lightweight.data.sources.read_folders': ( 'data/sources.html#read_folders',
                                                                                      'lightweight/data/sources.py'),

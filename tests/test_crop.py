@@ -364,3 +364,15 @@ def test_yolo_and_voc_are_read_like_coco(tmp_path):
     for place in ("yolo", "voc"):
         found = run(tmp_path, annotations=place, class_map="", out=f"{place}-crops").manifest
         assert found.assign(name=found.file_name.str.split("/").str[-1]).sort_values(["name", *columns])[["name", *columns]].values.tolist() == wanted
+
+
+def test_only_the_split_of_folders_and_lists_counts(tmp_path):
+    coco = make_photos(tmp_path, split=lambda i: "karpathy")
+    assert all(image["split"] == "karpathy" for image in coco["images"])
+    assert set(run(tmp_path).manifest.split) == set(SPLITS)                      # a field of COCO, whatever it means
+    (tmp_path/"voc/ImageSets/Main").mkdir(parents=True)
+    for i in range(2):
+        draw(i).save(tmp_path/f"voc/{i}.jpg")
+        (tmp_path/f"voc/{i}.xml").write_text(f"<annotation><object><name>{CLASSES[i]}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>50</xmax><ymax>50</ymax></bndbox></object></annotation>")
+    (tmp_path/"voc/ImageSets/Main/train.txt").write_text("0\n")
+    with pytest.raises(ValueError, match="1 photos are in no list of a split, such as 1.jpg"): run(tmp_path, annotations="voc", class_map="", out="other")

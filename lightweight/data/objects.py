@@ -20,7 +20,7 @@ from .coco import CocoData
 from .crops import select_large
 from .groups import ALIKE, find_groups, pair_certain, parse_grouping
 from .sample import make_sample
-from .sources import read_source
+from .sources import list_splits, read_source
 from .splits import check_splits, make_folds, make_splits, read_splits
 
 # %% ../../nbs/data/15_objects.ipynb #o006
@@ -128,7 +128,10 @@ def _explain_one_group(error, sizes, offers, s): # say that most photos are one 
             f'split, so {found}. Set another grouping: {ways}, in a field such as run of every entry of images in '
             f'{Path(s.annotations).name}, and set --group_by image:run')
 
-def _keep_splits(objects, s): # the split of the folders; valid or test, if absent, is drawn from train
+def _keep_splits(objects, s): # the split of the source; valid or test, if absent, is drawn from train
+    if len(free := objects.file_name[objects.split.isna()].unique()):
+        raise ValueError(f'{s.annotations}: {len(free)} photos are in no list of a split, such as {free[0]}; '
+                         'list them, or remove the lists and a split is drawn')
     if 'train' not in set(objects.split):
         raise ValueError(f'{s.annotations}: there are folders of a split, but none named train')
     for name in ('valid', 'test'):
@@ -149,8 +152,7 @@ def split_objects(
 )->pd.DataFrame: # with split
     "Draw the splits, or keep those of a file or of the folders; suggest other groupings if most photos are one group."
     if s.splits: return check_splits(read_splits(resolve_path(s.splits, root), objects))
-    if kept := {key: entry['split'] for key, entry in (coco.entries or {}).items() if 'split' in entry}:
-        return _keep_splits(objects.assign(split=objects.photo_id.map(kept)), s)
+    if kept := list_splits(coco): return _keep_splits(objects.assign(split=objects.photo_id.map(kept)), s)
     try: return check_splits(make_splits(objects, s.valid, s.test, s.seed))
     except ValueError as error:
         said, refused = str(error), _explain_refused(coco, resolve_path(s.annotations, root))
