@@ -33,7 +33,7 @@ class ClassPhoto(NamedTuple):
 
 def _is_photo(name): return Image.registered_extensions().get(Path(name).suffix.lower()) in FORMATS
 
-def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], int]: # sorted; the number of files that are no photos
+def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], list[str]]: # sorted; the files that are no photos
     "List the photos of a folder per class."
     files = [name for name in list_files(root) if not any(part.startswith('.') for part in name.split('/'))]
     photos, rows = [name for name in files if _is_photo(name)], []
@@ -46,7 +46,7 @@ def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], int]: # sorted; th
     for name in photos:
         top, *rest = name.split('/')
         rows.append(ClassPhoto(_splits[top.lower()] if split else '', rest[0] if split else top, name))
-    return rows, len(files) - len(photos)
+    return rows, [name for name in files if not _is_photo(name)]
 
 # %% ../../nbs/data/06_sources.ipynb #n1908869
 def _find_clashes(root, rows): # photos that are the same file in another class: file name → sentence
@@ -62,7 +62,7 @@ def read_folders(
     progress:bool=False, # show a progress bar
 )->CocoData: # as from `read_coco`; entries have the split, if there is one
     "Read photos in a folder per class as objects that fill their photo."
-    rows, _ = list_class_photos(root)
+    rows, others = list_class_photos(root)
     if not rows:
         raise ValueError(f'{root}: there is no photo in it; expected a folder per class, such as {root}/glass/001.jpg')
     categories = {name: i for i, name in enumerate(dict.fromkeys(row.category for row in rows), 1)}
@@ -72,7 +72,8 @@ def read_folders(
         boxes.append(dict(id=i, image_id=i, category_id=categories[category], whole=True))
         if name in clashes: boxes[-1]['fault'] = 'contradicting labels', clashes[name]
     named = [dict(id=i, name=name) for name, i in categories.items()]
-    return read_coco(dict(images=images, annotations=boxes, categories=named), root, decode, progress)
+    document = dict(images=images, annotations=boxes, categories=named, others=others)
+    return read_coco(document, root, decode, progress)
 
 # %% ../../nbs/data/06_sources.ipynb #n3a45315
 def _read_line(words, names): # category and left, top, right, bottom as shares; ValueError: why not
