@@ -15,7 +15,7 @@ from PIL import Image
 from lightweight.data.coco import read_coco, summarise_findings
 from lightweight.data.download import main as download_main
 from lightweight.data.sample import make_sample
-from lightweight.data.sources import main
+from lightweight.data.check import main
 
 
 def run(command, *options):
@@ -156,7 +156,7 @@ def test_limits_of_decoding(tmp_path):
     (tmp_path/"bin/gs").chmod(0o755)
     images = [dict(id=i, file_name=name) for i, name in enumerate(["huge.jpg", "eps.jpg"])]
     (tmp_path/"a.json").write_text(json.dumps(dict(images=images, annotations=[], categories=[])))
-    command = [sys.executable, "-c", "import sys; from lightweight.data.sources import main; sys.exit(main())", tmp_path/"a.json"]
+    command = [sys.executable, "-c", "import sys; from lightweight.data.check import main; sys.exit(main())", tmp_path/"a.json"]
     done = subprocess.run(command, env=os.environ | dict(PATH=f"{tmp_path}/bin:{os.environ['PATH']}"), capture_output=True, text=True)
     assert done.returncode == 1 and not (tmp_path/"started").exists()
     assert "128,000,000" in done.stdout, done.stdout

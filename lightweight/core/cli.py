@@ -16,7 +16,7 @@ _commands = { # group → name → (module:function, description)
     'Data': dict(
         sample=('data.sample:main', 'draw a small annotated data set to try the commands'),
         download=('data.download:main', 'download the photos listed in a COCO file'),
-        check=('data.sources:main', 'check annotated photos for errors'),
+        check=('data.check:main', 'check annotated photos for errors'),
         eda=('stages.eda:main', 'explore an annotated data set'),
         crop=('stages.crop:main', 'cut annotated objects into train, valid and test crops')),
     'Training': dict(

@@ -124,6 +124,10 @@ def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]: #
         if remark: findings.add('deep pixels', 'kept', remark, key, name)
         if fit.kind: findings.add(*fit[4:], key, name)
         if fit.action != 'refused': photos[key] = name, fit
+    if entries and all(fit.kind == 'missing photo' for fit, _ in files):
+        detail = (f'images: none of the {len(entries):,} photos is there; {describe_value(str(root/name), 160)}, for '
+                  'instance, was looked for; put them there, or name the folder in which they lie')
+        findings.add('whole file', 'suspect', detail)
     swapped = sum(fit.kind == 'wrong recorded size' and 'swapped' in fit.detail for fit, _ in files)
     if swapped > 1 and not photos:
         detail = f'images: width and height are swapped in all {swapped:,} entries whose photo could be read'
@@ -164,15 +168,17 @@ def _find_duplicates(rows): # boxes that are listed again: position in annotatio
         found |= dict.fromkeys(places[1:], first) if len(names) == 1 else dict.fromkeys(places, clash)
     return found
 
-def _read_object(entry, photos, listed, categories, seen, note, fault): # a row of the objects table; None if refused
+def _read_object(entry, photos, fits, listed, categories, seen, note, fault): # a row of objects; None if refused
     derived = derive_box(entry)
     entry = derived or entry
-    if own := find_box_fault(entry, listed, photos, categories): return note(own[0], 'refused', own[1])
+    if own := find_box_fault(entry, listed, fits, categories): return note(own[0], 'refused', own[1])
     if fault and fault[1] == 'refused': return note(*fault)
-    (name, fit), box = photos[entry['image_id']], entry.get('bbox')
+    photo, box = entry['image_id'], entry.get('bbox')
+    fit = fits[photo]
     if own := find_shape_fault(box, fit): return note(own[0], 'refused', own[1])
-    box, before = read_box(box), seen.setdefault(entry['id'], [])
-    same = (entry['image_id'], entry['category_id'], box)
+    if photo not in photos: return note('photo refused', 'refused', f'photo {photo} was refused')
+    name, box, before = photos[photo][0], read_box(box), seen.setdefault(entry['id'], [])
+    same = (photo, entry['category_id'], box)
     if same in before: return note('repeated annotation', 'refused', 'the same object once more')
     if before: note('duplicate annotation id', 'kept', f'the id is also used in photo {before[0][0]}')
     before.append(same)
@@ -182,11 +188,11 @@ def _read_object(entry, photos, listed, categories, seen, note, fault): # a row 
     _note_repairs(box, fit, row, note)
     return (same[0], name, *fit[:2], entry['id'], categories[same[1]], *row, same[1])
 
-def _read_objects(annotations, photos, listed, categories, findings, fault)->pd.DataFrame: # with category_id
+def _read_objects(annotations, photos, fits, listed, categories, findings, fault)->pd.DataFrame: # with category_id
     rows, seen, notes = {}, {}, [[] for _ in annotations]
     for i, entry in enumerate(annotations):
         note = lambda *finding: notes[i].append(finding)
-        if row := _read_object(entry, photos, listed, categories, seen, note, fault): rows[i] = row
+        if row := _read_object(entry, photos, fits, listed, categories, seen, note, fault): rows[i] = row
     for i, clash in _find_duplicates(rows).items(): notes[i] = [clash]; del rows[i]
     for i, entry in enumerate(annotations):
         key, photo_id = (entry.get(f) if isinstance(entry, dict) else None for f in ('id', 'image_id'))
@@ -209,6 +215,10 @@ class CocoData(NamedTuple):
 def _tabulate(rows, columns, ids)->pd.DataFrame: # with the number of boxes of each row, by the id in its first column
     counts = Counter(ids)
     return pd.DataFrame([(*row, counts[row[0]]) for row in rows], columns=[*columns, 'n_boxes']).astype(columns)
+
+def _fit_boxes(entries, photos): # photo id → its fit; boxes of refused photos are checked by the size that is recorded
+    sizes = {key: read_size(entry) for key, entry in entries.items() if key not in photos}
+    return {key: fit for key, (_, fit) in photos.items()} | {key: Fit(*size) for key, size in sizes.items() if size}
 
 def _settle_boxes(annotations, photos, findings): # whole photos and shares as boxes; a refused photo is one finding
     findings.rows = [row for row in findings.rows if row[0] != 'size not recorded']
@@ -241,11 +251,11 @@ def read_coco(
     entries = check_entries(coco['images'], findings)
     photos = _read_photos(entries, root, findings, decode, progress)
     listed = {e['id'] for e in coco['images'] if isinstance(e, dict) and is_id(e.get('id'))}
-    frames = {key: read_size(entries[key]) or fit[:2] for key, (_, fit) in photos.items()}
+    fits = _fit_boxes(entries, photos)
     boxes = _settle_boxes(coco['annotations'], photos, findings) if made else coco['annotations']
-    fault = find_file_fault(boxes, frames)
+    fault = find_file_fault(boxes, {key: read_size(entries[key]) or fit[:2] for key, fit in fits.items()})
     if fault and fault[1] == 'suspect': findings.add(*fault)
-    objects = _read_objects(boxes, photos, listed, categories, findings, fault)
+    objects = _read_objects(boxes, photos, fits, listed, categories, findings, fault)
     named = _tabulate(categories.items(), dict(category_id='int64', category='str'), objects.pop('category_id'))
     rows = [(key, name, *fit[:2]) for key, (name, fit) in photos.items()]
     return CocoData(objects, _add_hints(findings.to_table(), root), _tabulate(rows, _photo_columns, objects.photo_id),
