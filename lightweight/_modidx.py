@@ -1784,6 +1784,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lightweight/stages/crop.py'),
                                          'lightweight.stages.crop._summarise_groups': ( 'crop.html#_summarise_groups',
                                                                                         'lightweight/stages/crop.py'),
+                                         'lightweight.stages.crop.choose_margin': ('crop.html#choose_margin', 'lightweight/stages/crop.py'),
                                          'lightweight.stages.crop.crop': ('crop.html#crop', 'lightweight/stages/crop.py'),
                                          'lightweight.stages.crop.main': ('crop.html#main', 'lightweight/stages/crop.py')},
             'lightweight.stages.eda': { 'lightweight.stages.eda.EdaSettings': ('eda.html#edasettings', 'lightweight/stages/eda.py'),

@@ -56,7 +56,7 @@ def find_settings(path):
 
 
 STAGES = [p for p in NBS if is_stage(p)]
-PAGES = {"index", "tutorial_own_data"}  # neither library nor stage: read from top to bottom
+PAGES = {"index", "tutorial_folders", "tutorial_own_data"}  # neither library nor stage: read from top to bottom
 # A module imports from the floors below its own, and on its own floor only from its own folder.
 FLOORS = [{"core"}, {"data", "models", "metrics"}, {"training"}, {"evaluation"}, {"deploy"}, {"compression", "search"}, {"stages"}, {"experiments"}]
 

@@ -24,7 +24,7 @@ from ..data.crops import cut_crops, name_crops, read_manifest, select_large, sha
 from ..data.objects import label_objects
 from ..data.splits import check_splits, fold_splits, hash_splits, read_folds
 from ..models.build import resolve_network, split_name
-from ..stages.crop import CropSettings
+from ..stages.crop import CropSettings, choose_margin
 from ..stages.export import ExportSettings
 
 # %% ../../nbs/experiments/01_runner.ipynb #n006
@@ -216,14 +216,14 @@ def make_stores(e:Experiment)->Experiment: # the same, with the test folds in it
     c, out = read_crop_settings(e), e.root/e.out/'crops'
     path = resolve_path(e.plan.folds, e.root)
     if not path.is_file(): raise FileNotFoundError(f'{e.path}: folds = {e.plan.folds}: no such file; see freeze')
-    _, _, objects, photos = label_objects(c, e.root)
+    coco, _, objects, photos = label_objects(c, e.root)
     large = select_large(objects, c.min_side)
     folded = read_folds(path, large)
     left = large.photo_id.nunique() - folded.photo_id.nunique()
     if left: print(f'{left} photos are not in {e.plan.folds} and left out')
     judged = e.plan.judged or sorted(folded.fold.unique().tolist())
     for fold in judged: check_splits(fold_splits(folded, fold))
-    cut_crops(fold_splits(folded, 0), photos, out/'all', c.context, c.min_side, c.square)
+    cut_crops(fold_splits(folded, 0), photos, out/'all', *choose_margin(c, coco))
     everything = read_manifest(out/'all', ('train', 'valid', 'test'))
     for fold in judged:
         part = fold_splits(everything, fold)
