@@ -55,7 +55,7 @@ def compare_similar(
 )->pd.DataFrame: # findings
     "Find photos that look alike and have different classes, or lie in different splits."
     findings, photos = Findings(), coco.photos
-    classes = dict(zip(coco.objects.photo_id, coco.objects.category)) if coco.kind == 'whole' else {}
+    classes = dict(zip(coco.objects.photo_id, coco.objects.category)) if coco.kind == 'folders' else {}
     for kind, values in ('similar in another class', classes), ('similar in another split', list_splits(coco)):
         own = [values.get(key) for key in photos.photo_id]
         for i, j in pairs:

@@ -210,7 +210,7 @@ class CocoData(NamedTuple):
     entries:dict[int, dict]={} # photo_id → its entry of `images`
     n_photos:int=0 # entries of `images` in the file, sound or not
     n_boxes:int=0 # entries of `annotations`
-    kind:str='coco' # coco; boxes: from files of another format; whole: whole photos
+    kind:str='COCO' # of the source; see `read_source`
 
 def _tabulate(rows, columns, ids)->pd.DataFrame: # with the number of boxes of each row, by the id in its first column
     counts = Counter(ids)
@@ -260,7 +260,7 @@ def read_coco(
     rows = [(key, name, *fit[:2]) for key, (name, fit) in photos.items()]
     return CocoData(objects, _add_hints(findings.to_table(), root), _tabulate(rows, _photo_columns, objects.photo_id),
                     named, entries, len(coco['images']), len(coco['annotations']),
-                    'coco' if not made else 'whole' if all(a.get('whole') for a in coco['annotations']) else 'boxes')
+                    coco['kind'] if made else 'COCO')
 
 # %% ../../nbs/data/05_coco.ipynb #n003
 _actions = ['suspect', 'refused', 'repaired', 'kept']

@@ -36,7 +36,7 @@ class CropSettings(ObjectSettings):
 # %% ../../nbs/crop.ipynb #c009
 def _summarise_crops(s, coco, left_out, objects, split): # what became of the photos and boxes of an annotation file
     place = shlex.join([s.annotations, *(['--root', s.photos] if s.photos else [])])
-    found = f'{s.annotations}: {describe_source(coco)}; ' if coco.kind != 'coco' else f'{s.annotations}: '
+    found = f'{s.annotations}: {describe_source(coco)}; ' if coco.kind != 'COCO' else f'{s.annotations}: '
     lines = [f'{found}{len(coco.photos):,} of {coco.n_photos:,} photos and {len(coco.objects):,} of '
              f'{coco.n_boxes:,} boxes can be used', *summarise_findings(coco, place).splitlines()[1:]]
     small = objects.label[objects[['w', 'h']].max(axis=1) < s.min_side].value_counts().sort_index()
@@ -63,7 +63,7 @@ def _summarise_groups(s, coco, objects, split):
 # %% ../../nbs/crop.ipynb #c029
 def choose_margin(s:CropSettings, coco:CocoData)->tuple[float, int, bool]: # context, min_side and square
     "Choose how crops are cut: whole photos as they are, boxes as the settings say."
-    return (0, s.min_side, False) if coco.kind == 'whole' else (s.context, s.min_side, s.square)
+    return (0, s.min_side, False) if coco.kind == 'folders' else (s.context, s.min_side, s.square)
 
 def crop(
     s:CropSettings, # what to cut, and how
