@@ -363,6 +363,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'lightweight/data/check.py'),
                                         'lightweight.data.check._label_objects': ( 'data/check.html#_label_objects',
                                                                                    'lightweight/data/check.py'),
+                                        'lightweight.data.check._tabulate_classes': ( 'data/check.html#_tabulate_classes',
+                                                                                      'lightweight/data/check.py'),
                                         'lightweight.data.check.check_source': ( 'data/check.html#check_source',
                                                                                  'lightweight/data/check.py'),
                                         'lightweight.data.check.compare_similar': ( 'data/check.html#compare_similar',

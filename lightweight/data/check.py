@@ -38,7 +38,7 @@ def find_few(
     splits:dict[int, str]={}, # photo id → split, if the source has one
 )->str: # a sentence; '' if all classes are large enough
     "Find classes that are too small to be split."
-    units, names = (objects.photo_id.map(splits), set(splits.values())) if splits else (objects.photo_id.map(groups), ())
+    names, units = set(splits.values()), objects.photo_id.map(splits or groups)
     found = units.groupby(objects.label).nunique()
     least = len(names) or len(SPLITS)
     few = found[found < least]
@@ -76,12 +76,17 @@ def _label_objects(coco, class_map): # objects with label, of the minimum size
     if class_map: objects = apply_class_map(coco.objects, read_class_map(class_map), class_map)
     return select_large(objects, ObjectSettings().min_side)
 
+def _tabulate_classes(coco, objects): # paragraphs
+    if len(objects): yield count_classes(objects, list_splits(coco)).reset_index().to_string(index=False)
+    if small := len(coco.objects) - len(objects):
+        yield f'{small:,} objects are smaller than {ObjectSettings().min_side} pixels, or have no class'
+
 def _find_obstacle(coco, objects, groups)->str: # the first thing to mend; '' if the source is ready
     least, found = ObjectSettings().min_side, coco.findings
     if len(suspect := found[found.action == 'suspect']): return suspect.detail.iloc[0]
     if coco.objects.empty and len(refused := found[found.action == 'refused']):
         row = refused[refused.kind != 'photo refused'].iloc[0]
-        return f'{len(refused):,} photos or boxes are refused, such as {row.file_name or "one"}: {row.detail}'
+        return f'{len(refused):,} photos or boxes are refused; {row.file_name or "the first"}: {row.detail}'
     if coco.objects.empty: return 'there is no annotation'
     if objects.empty: return f'all objects are smaller than {least} pixels, or have no class'
     if objects.label.nunique() == 1: return f'there is only one class, {objects.label.iloc[0]!r}; two are needed'
@@ -110,13 +115,11 @@ def check_source(
     coco = coco._replace(findings=pd.concat([coco.findings, compare_similar(coco, pairs)], ignore_index=True))
     objects = _label_objects(coco, class_map)
     obstacle = _find_obstacle(coco, objects, group_pairs([pairs], coco.photos.photo_id))
-    table = count_classes(objects, list_splits(coco)).reset_index().to_string(index=False)
-    small = len(coco.objects) - len(objects)
-    lines = [f'{path}: {describe_source(coco)}', '', *([table, ''] if len(objects) else []),
-             *([f'{small:,} objects are smaller than {ObjectSettings().min_side} pixels, or have no class', ''] if small else []),
-             report_findings(coco, examples), '',
-             _advise(path, coco, objects, obstacle, [str(part) for item in options.items() if item[1] for part in item])]
-    return CheckReport('\n'.join(lines), not obstacle and not coco.findings.action.isin(['refused', 'suspect']).any(), coco)
+    given = [str(part) for option in options.items() if option[1] for part in option]
+    lines = [f'{path}: {describe_source(coco)}', *_tabulate_classes(coco, objects), report_findings(coco, examples),
+             _advise(path, coco, objects, obstacle, given)]
+    faulty = coco.findings.action.isin(['refused', 'suspect']).any()
+    return CheckReport('\n\n'.join(lines), not (obstacle or faulty), coco)
 
 # %% ../../nbs/data/16_check.ipynb #nf201ab9
 def main(argv:list[str]|None=None)->int: # 0: everything can be used; 1: something to mend; 2: not readable

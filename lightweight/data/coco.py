@@ -216,7 +216,7 @@ def _tabulate(rows, columns, ids)->pd.DataFrame: # with the number of boxes of e
     counts = Counter(ids)
     return pd.DataFrame([(*row, counts[row[0]]) for row in rows], columns=[*columns, 'n_boxes']).astype(columns)
 
-def _fit_boxes(entries, photos): # photo id → its fit; boxes of refused photos are checked by the size that is recorded
+def _fit_boxes(entries, photos): # photo id → its fit; of a refused photo by the size that is recorded
     sizes = {key: read_size(entry) for key, entry in entries.items() if key not in photos}
     return {key: fit for key, (_, fit) in photos.items()} | {key: Fit(*size) for key, size in sizes.items() if size}
 
