@@ -1,11 +1,9 @@
-"What people have instead of a sound COCO file: `lightweight check` and `lightweight download` say what is wrong, and keep nothing that is not right."
+"What people have instead of a sound COCO file: `lightweight check` says what is wrong."
 import json
 import os
 import subprocess
 import sys
-import threading
 from contextlib import redirect_stderr, redirect_stdout
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO, StringIO
 
 import numpy as np
@@ -13,16 +11,15 @@ import pytest
 from PIL import Image
 
 from lightweight.data.coco import read_coco, summarise_findings
-from lightweight.data.download import main as download_main
 from lightweight.data.sample import make_sample
 from lightweight.data.check import main
 
 
-def run(command, *options):
-    "Run a command in this process: what it prints and its exit code."
+def run(*options):
+    "Run `lightweight check` in this process: what it prints and its exit code."
     out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err): code = {"check": main, "download": download_main}[command]([str(o) for o in options])
-    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+    with redirect_stdout(out), redirect_stderr(err): code = main([str(o) for o in options])
+    return subprocess.CompletedProcess("check", code, out.getvalue(), err.getvalue())
 
 
 def encode(width=64, height=48, color=(90, 140, 60), format="JPEG", **options):
@@ -44,7 +41,7 @@ def sound(tmp_path):
 def check(coco, path, *options):
     "Check a changed file; its tables come, too."
     path.write_text(json.dumps(coco))
-    return run("check", path, *options), read_coco(path)
+    return run(path, *options), read_coco(path)
 
 
 def change(coco, **fields):
@@ -142,7 +139,7 @@ def test_a_missing_photo_comes_with_the_nearest_name(sound, rename):
     ('{"images": "Müll"}'.encode("cp1252"), "is not UTF-8"), (b'{"images": {}, "annotations": [], "categories": []}', "images is")])
 def test_errors_name_the_file(tmp_path, content, message):
     (tmp_path/"mine.json").write_bytes(content)
-    done = run("check", tmp_path/"mine.json")
+    done = run(tmp_path/"mine.json")
     assert done.returncode == 2 and message in done.stderr and "mine.json" in done.stderr
 
 
@@ -161,84 +158,3 @@ def test_limits_of_decoding(tmp_path):
     assert done.returncode == 1 and not (tmp_path/"started").exists()
     assert "128,000,000" in done.stdout, done.stdout
     assert "2  refused   undecodable photo" in done.stdout
-
-
-# -- downloads -------------------------------------------------------------------------------------------------------
-
-class Server(BaseHTTPRequestHandler):
-    "Answers what the test has put into `pages`: path → (status, headers, body)."
-    def do_GET(self):
-        status, headers, body = self.server.pages.get(self.path, (404, {}, b"nothing here"))
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            if value is not None: self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args): pass
-
-
-@pytest.fixture
-def web():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.pages, server.url = {}, f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=.01))
-    thread.start()
-    yield server
-    server.shutdown(); thread.join(); server.server_close()
-
-
-SOUND = json.dumps(dict(images=[], annotations=[], categories=[])).encode()
-
-
-@pytest.mark.parametrize("answer, message", [
-    ((200, {"Content-Length": str(10*len(SOUND))}, SOUND), "bytes came"), ((200, {}, b"<html>log in</html>"), "not a readable JSON"),
-    ((200, {"Content-Length": None}, SOUND[:20]), "not a readable JSON"), ((206, {"Content-Range": "bytes 0-9/99"}, SOUND), "answered 206"),
-    ((200, {}, b"[]"), "holds a list"), ((200, {}, b"{}"), "has no field 'images'"), ((404, {}, b""), "404"), ((500, {}, b""), "500"), ((200, {}, b""), "not a readable")])
-def test_a_wrong_annotation_file_is_not_kept(tmp_path, web, answer, message):
-    web.pages["/a.json"] = answer
-    place = tmp_path/"new/a.json"
-    done = run("download", place, "--source", f"{web.url}/a.json")
-    assert done.returncode == 2 and message in done.stderr and "/a.json" in done.stderr, done.stderr
-    assert not place.exists() and not list(tmp_path.rglob("*.part"))
-    web.pages["/a.json"] = (200, {}, SOUND)                          # the server is well again
-    assert run("download", place, "--source", f"{web.url}/a.json").returncode == 0
-    assert place.read_bytes() == SOUND
-
-
-def download(tmp_path, web, n=1):
-    "Download n photos named by one annotation file."
-    images = [dict(id=i, file_name=f"{i}.jpg", width=64, height=48, flickr_url=f"{web.url}/{i}.jpg") for i in range(n)]
-    (tmp_path/"a.json").write_text(json.dumps(dict(images=images, annotations=[], categories=[])))
-    return run("download", tmp_path/"a.json")
-
-
-def test_a_right_photo_is_kept(tmp_path, web):
-    web.pages |= {"/0.jpg": (200, {"Content-Type": "image/jpeg"}, encode()), "/1.jpg": (302, {"Location": "/elsewhere/1.jpg"}, b""),
-                  "/elsewhere/1.jpg": (200, {"Content-Type": "image/jpeg"}, encode(32, 24)),                       # a smaller copy
-                  "/2.jpg": (200, {"Content-Type": "application/octet-stream"}, encode(48, 64))}
-    exif = Image.Exif(); exif[0x0112] = 6
-    web.pages["/2.jpg"] = (200, {}, encode(48, 64, exif=exif))                                                    # lying
-    done = download(tmp_path, web, 3)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path/"0.jpg").read_bytes() == encode()
-
-
-PICTURE = {"Content-Type": "image/jpeg"}
-@pytest.mark.parametrize("answer, message", [
-    ((200, {"Content-Type": "text/html"}, encode()), "text/html"), ((200, PICTURE, b"<html>gone</html>"), "cannot identify"),
-    ((200, PICTURE, encode(500, 374 // 2)), "another shape"), ((200, PICTURE, encode(50, 50)), "another shape"), ((200, PICTURE, encode(48, 64)), "swapped"),
-    ((200, {**PICTURE, "Content-Length": "99999"}, encode()), "of 99,999 bytes came"), ((302, {"Location": "/gone.jpg"}, b""), "/gone.jpg' instead"),
-    ((206, PICTURE, encode()), "answered 206"), ((200, PICTURE, encode()[:-200]), "truncated"), ((410, {}, b""), "410")])
-def test_a_wrong_photo_is_not_kept(tmp_path, web, answer, message):
-    web.pages |= {"/0.jpg": answer, "/gone.jpg": (200, PICTURE, encode())}
-    done = download(tmp_path, web)
-    assert done.returncode == 1 and message in done.stderr, done.stderr
-    assert not (tmp_path/"0.jpg").exists() and not list(tmp_path.glob("*.part"))
-
-
-def test_one_picture_for_several_addresses_is_not_kept(tmp_path, web):
-    for i in range(4): web.pages[f"/{i}.jpg"] = (200, PICTURE, encode(color=(i == 3)*200))
-    done = download(tmp_path, web, 4)
-    assert done.returncode == 1 and "the same picture came from 3 addresses" in done.stderr
-    assert [path.name for path in tmp_path.glob("*.jpg")] == ["3.jpg"]

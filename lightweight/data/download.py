@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd, requests
 
-from ..core.console import hide_secrets, list_some, run_command, track
+from ..core.console import explain_error, hide_secrets, list_some, run_command, suggest, track
 from ..core.files import write_atomically
 from .annotation import describe_value, parse_coco
 from .coco import Findings, check_entries
@@ -77,7 +77,7 @@ def _open_session():
     session.headers.update({'User-Agent': 'lightweight', 'Accept-Encoding': 'identity'}) # a range is of the plain bytes
     return session
 
-# %% ../../nbs/data/07_download.ipynb #n2abbd63
+# %% ../../nbs/data/07_download.ipynb #ndba90bb
 _max_side, _max_lost = 640, 16
 
 def _find_answer_fault(url, answer): # what shows that a response is not the requested photo; '' if nothing does
@@ -119,11 +119,11 @@ class _Fetcher: # of the photos below a folder, used by several threads
                 else: return name, 'fetched', entry[key], len(data), self._keep(name, data, picture, entry[key])
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT): raise
-            problems.append(f'{type(error).__name__}: {error.strerror}')
+            problems.append(explain_error(error))
         return name, 'failed', '; '.join(problems) or f"it has none of the fields {', '.join(self.keys)}", 0, ''
 
     def _load(self, entry, url): # bytes of a download, and of the photo to keep
-        host = urlsplit(url).netloc
+        host = urlsplit(str(url)).netloc
         if self.lost[host] >= _max_lost: raise _Passing(f'not tried after {_max_lost} failures in a row at {host}')
         try: data = _fetch_bytes(self.session, url, photo=True)
         except _Passing: self.lost[host] += 1; raise
@@ -167,7 +167,7 @@ def main(argv:Sequence[str]|None=None)->int: # 0: all photos are there; 1: some 
                                      'are missing. After an interruption, run the same command again.')
     add = parser.add_argument
     add('annotations', nargs='?', help='annotation file (COCO JSON); downloaded from --source if it does not exist '
-        '(default: data/taco/ and the name of the source)')
+        '(default: data/taco/annotations.json or, of the unofficial ones, data/taco/annotations_unofficial.json)')
     add('--root', help='folder of the photos (default: that of the annotation file)')
     add('--source', default='official', help='official: the reviewed annotations of TACO; unofficial: those that were '
         'not reviewed; or the web address of an annotation file (default: %(default)s)')
@@ -176,7 +176,9 @@ def main(argv:Sequence[str]|None=None)->int: # 0: all photos are there; 1: some 
         'Photos that are there are kept, whatever their size (default: %(default)s)')
     args = parser.parse_args(argv)
     url = SOURCES.get(args.source, args.source)
-    path = Path(args.annotations or 'data/taco/' + url.rsplit('/', 1)[-1])
+    if '://' not in url: parser.error(f'--source is {args.source!r}, no web address{suggest(args.source, SOURCES)}')
+    if not args.annotations and url == args.source: parser.error('name the file that the annotations are written to')
+    path = Path(args.annotations or f"data/taco/{url.rsplit('/', 1)[-1]}")
     return run_command(parser.prog, lambda: _download(path, args.root, url, args.size))
 
 def _download(path, root, url, size):
@@ -197,6 +199,7 @@ def _report(table, path): # print the counts and what is missing; the exit code
     bad = table[table.status.isin(['failed', 'refused'])]
     for row in bad.head(10).itertuples():
         print(hide_secrets(f'{describe_value(row.file_name)}: {row.detail}'), file=sys.stderr)
-    if len(bad) > 10: print(f'and {len(bad) - 10:,} more: {list_some(bad.file_name[10:])}', file=sys.stderr)
+    rest = list_some(map(describe_value, bad.file_name[10:]))
+    if rest: print(f'and {len(bad) - 10:,} more: {rest}', file=sys.stderr)
     if 'failed' in counts: print('Run the same command again to fetch the photos that failed.', file=sys.stderr)
     return int(bool(len(bad)))
