@@ -77,8 +77,8 @@ def _open_session():
     session.headers.update({'User-Agent': 'lightweight', 'Accept-Encoding': 'identity'}) # a range is of the plain bytes
     return session
 
-# %% ../../nbs/data/07_download.ipynb #ndba90bb
-_max_side, _max_lost = 640, 16
+# %% ../../nbs/data/07_download.ipynb #nab2b7a8
+_max_side, _max_lost = 640, 32 # pixels, failures in a row
 
 def _find_answer_fault(url, answer): # what shows that a response is not the requested photo; '' if nothing does
     kind = answer.headers.get('Content-Type', '').partition(';')[0].strip().lower()
