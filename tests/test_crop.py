@@ -303,7 +303,7 @@ def test_photos_in_a_folder_per_class_are_crops_as_they_are(tmp_path, capsys):
     assert manifest.label.value_counts().to_dict() == dict(glass=8, metal=8, paper=8) and set(manifest.split) == set(SPLITS)
     with Image.open(tmp_path/"crops"/manifest.crop[0]) as crop, Image.open(tmp_path/"mine"/manifest.file_name[0]) as photo:
         assert crop.size == photo.size == (40, 30) and np.abs(np.asarray(crop, int) - np.asarray(photo, int)).mean() < 12     # JPEG
-    assert "mine: a folder per class, 3 classes; 24 of 24 photos and 24 of 24 boxes can be used" in capsys.readouterr().out
+    assert "mine: a folder per class, 3 classes (no annotation file); 24 of 24 photos and 24 of 24 boxes can be used" in capsys.readouterr().out
     (tmp_path/"map.csv").write_text("category,label\nglass,hard\nmetal,hard\npaper,soft\n")
     assert set(run(tmp_path, annotations="mine", class_map="map.csv", out="mapped").manifest.label) == {"hard", "soft"}
     with pytest.raises(ValueError, match="photos = mine: belongs to a COCO file"): run(tmp_path, annotations="mine", class_map="", photos="mine")

@@ -229,7 +229,7 @@ def read_coco_splits(
     counts = categories.groupby('category', sort=False).n_boxes.sum().reset_index()
     counts.insert(0, 'category_id', range(1, len(counts) + 1))
     n_photos, n_boxes = (sum(part[k] for part in parts) for k in (4, 5))
-    return CocoData(objects, findings, photos, counts, entries, n_photos, n_boxes, 'COCO (a file for each split)')
+    return CocoData(objects, findings, photos, counts, entries, n_photos, n_boxes, 'COCO with splits')
 
 # %% ../../nbs/data/06_sources.ipynb #n912746b
 def _list_annotations(folder): # COCO or YOLO files; any JSON or YAML file, unless there is a folder per class
@@ -264,9 +264,14 @@ def list_splits(coco:CocoData)->dict[int, str]: # photo id → train, valid or t
     if coco.kind == 'COCO': return {}
     return {key: entry['split'] for key, entry in coco.entries.items() if 'split' in entry}
 
+_signs = {'COCO': ('COCO annotations', 'a JSON file'), 'YOLO': ('YOLO annotations', 'a YAML file with names'),
+          'COCO with splits': ('COCO annotations', 'a JSON file in each folder of a split'),
+          'Pascal VOC': ('Pascal VOC annotations', 'XML files'),
+          'folders': ('a folder per class', 'no annotation file')} # of a kind: what it is called, how it is recognised
+
 def describe_source(coco:CocoData)->str: # a sentence
-    "Say as what a source was read."
+    "Say as what a source was read, and why."
     kept = ', '.join(f'{name} {n:,}' for name, n in Counter(list_splits(coco).values()).items())
     split = f'; the split of the folders is kept ({kept} photos)' if kept else ''
-    kind = 'a folder per class' if coco.kind == 'folders' else f'{coco.kind} annotations'
-    return f'{kind}, {len(coco.categories)} classes{split}'
+    kind, why = _signs[coco.kind]
+    return f'{kind}, {len(coco.categories)} classes ({why}){split}'
