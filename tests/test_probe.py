@@ -69,6 +69,19 @@ def test_its_file_answers_like_the_checkpoint(probe):
         assert np.abs(np.array([answer.probabilities[name] for name in result.classes]) - [row[c] for c in columns]).max() < 0.02
 
 
+def test_a_student_may_be_trained_on_both_splits(probe):
+    folder, lines = probe[0], []
+    options = dict(network="tiny", img_size=32, bs=16, epochs=2, labels="categories", refit=True, teacher_view="crop", temperature=1) | FAST
+    settings = TrainSettings(crops=str(folder/"crops"), out=str(folder/"both"), teacher=str(folder/"run"), **options)
+    result = train(settings, ROOT, say=lines.append)
+    info, manifest = read_checkpoint_info(folder/"both/model.safetensors"), read_manifest(folder/"crops")
+    assert info["refit"] and info["epoch"] == 2 and "trained on them, too; last epoch 2" in lines[-1]
+    known = set(manifest.category[manifest.split == "train"])
+    assert len(result.learn.dls.train_ds) == manifest.category.isin(known).sum() > (manifest.split == "train").sum()
+    with pytest.raises(ValueError, match="with refit = true the teacher must be a probe"):
+        run(folder, "other", network="tiny", labels="categories", refit=True, teacher=str(folder/"both"), teacher_view="crop")
+
+
 def test_a_refit_has_seen_valid_and_says_so(probe):
     folder, quick, _ = probe
     again = run(folder, "refit", network=str(folder/"views.yaml"), pretrained=True, labels="categories", img_size=160, probe=True, epochs=0, refit=True)

@@ -79,10 +79,12 @@ def make_dataloaders(
     seed:int=0, # random seed of the order of training crops
     device:str|torch.device='cpu', # device of the batches
     progress:bool=True, # show a progress bar while crops are decoded
+    refit:bool=False, # train on the validation crops, too
 )->DataLoaders: # with .vocab (classes), .counts (training crops per class), .manifest, .images and .train_batch.rows
     "Make fastai DataLoaders of the training and validation crops."
     manifest, classes = read_manifest(store), read_crops_info(store)['classes']
     chosen, valid = _select_training(manifest, s, store), manifest.split == 'valid'
+    if refit: chosen |= valid & (list_categories(manifest)[0] >= 0) # a category that only valid has cannot be learnt
     _, images = open_store(store, s.img_size, s.resize, progress=progress)
     labels, splits = manifest.label.tolist(), [np.flatnonzero(rows).tolist() for rows in (chosen, valid)]
     dsets = Datasets(range(len(manifest)), [[], [lambda i: labels[i], Categorize(classes, sort=False)]], splits=splits)

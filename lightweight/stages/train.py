@@ -53,7 +53,8 @@ class TrainSettings(DataSettings, TrainingSettings):
     labels:Literal['classes','categories'] = Field('classes', description='what the network learns; categories: the '
                                                    'finer labels of the class map, added up to classes')
     probe:bool = Field(False, description='first fit the classifier by logistic regression, on features of plain crops')
-    refit:bool = Field(False, description='when C is chosen, fit the probe again on train and valid')
+    refit:bool = Field(False, description='train on train and valid, keeping the last epoch; a probe is fitted '
+                       'again, when C is chosen')
     loss:Literal['cross_entropy','logit_adjusted','class_balanced','focal'] = Field(
         'cross_entropy', description='cross_entropy, logit_adjusted, class_balanced or focal')
     tau:float = Field(1.0, ge=0, le=2, description='strength of the logit adjustment, 0 to 2 (logit_adjusted only)')
@@ -70,15 +71,15 @@ class TrainSettings(DataSettings, TrainingSettings):
 
     @model_validator(mode='after')
     def check_epochs(self):
-        "Refuse a run in which nothing is fitted, and a refit of what is not a probe."
+        "Refuse a run in which nothing is fitted."
         n = self.epochs + self.freeze_epochs
         if not n + self.probe:
             raise ValueError('epochs = 0: nothing would be trained; choose epochs = 1 or more, or probe = true')
         if not n and (given := self.teacher and 'teacher' or self.find_lr and 'find_lr'):
             raise ValueError(f'{given}: nothing is trained with epochs = 0; leave it out, or choose epochs = 1 or more')
-        if self.refit and (n or not self.probe):
-            raise ValueError('refit = true: only a probe is fitted again; choose probe = true and epochs = 0')
         return self
+
+    sees_valid = property(lambda self: self.refit and self.epochs + self.freeze_epochs > 0) # a network, not a probe
 
     def read_preset(self)->dict: # option → value
         "Read the values of the preset, without those of the network if `start` has its own."
@@ -175,7 +176,9 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
         if mirror and is_probe(known):
             raise ValueError('teacher_view = crop+mirror: a probe answers plain crops only; choose teacher_view = crop')
-        if is_probe(known): logits = predict_out_of_fold(path, store, dls.device, fine)
+        if is_probe(known): logits = predict_out_of_fold(path, store, dls.device, fine, s.sees_valid)
+        elif s.sees_valid: raise ValueError(f'teacher_view = {s.teacher_view}: with refit = true the teacher must be a '
+                                            'probe; choose teacher_view = same')
         else: logits = distillation.open_logits(path, store, mirror, dls.device, fine)
         teacher = distillation.look_up(logits, dls)
     return distillation.Distill(teacher, s.temperature, s.teacher_weight)
@@ -194,7 +197,7 @@ def prepare_run(
     if s.probe and (not isinstance(network.classifier, nn.Linear) or network.classifier.bias is None):
         raise ValueError(f'probe = true: the classifier of {s.network} is not a linear layer with a bias')
     set_seed(s.seed)
-    dls = make_dataloaders(root/s.crops, s, mean, std, s.seed, device)
+    dls = make_dataloaders(root/s.crops, s, mean, std, s.seed, device, refit=s.sees_valid)
     if dls.manifest[dls.manifest.split == 'valid'].photo_id.nunique() < 2:
         raise ValueError(f'crops = {s.crops}: all valid crops come from one photo, and the interval of F1 needs two: '
                          'cut the crops again with a larger share for valid')
@@ -203,6 +206,7 @@ def prepare_run(
                 crops=s.crops, split=crops['splits'], settings=pick_decisive(s), **origin)
     if 'class_of' in network.recipe: info['categories'] = list_categories(dls.manifest)[2]
     if teacher: info['teacher'] = hash_file(teacher)
+    if s.sees_valid: info['refit'] = True
     cbs = [_make_distillation(s, root, teacher, dls, info)] if teacher else []
     probe = Probe(root/s.crops, info) if s.probe else None
     return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs, probe=probe)
@@ -250,7 +254,7 @@ def _train(s, root, out, run, world, bar, say, make):
     key = hash_data([inputs, world.size, pick_decisive(s)])
     settled, choices = world.broadcast(settle_run(s, run, state if state and state['key'] == key else None))
     chosen = json.dumps({k: v for k, v in settled if v != getattr(s, k)})
-    own = dict(cbs=run.cbs, key=key, note=chosen, probe=run.probe)
+    own = dict(cbs=run.cbs, key=key, note=chosen, probe=run.probe, keep=dict(last=s.sees_valid))
     learn = make_learner(run.dls, run.network, run.loss, settled, out, run.info, bar, say, **own)
     resumed = runs.resume_or_clear(learn, s.resume, out, 'train', OWN_FILES, learn.keeper.n_epochs)
     for line in [resumed] if resumed else _explain_start(run.info) + choices: say(line)
@@ -265,12 +269,13 @@ def _train(s, root, out, run, world, bar, say, make):
     return _finish(s, root, out, learn, history, say, dict(chosen=choices, processes=world.size), inputs, make)
 
 def _finish(s, root, out, learn, history, say, how, inputs, make):
-    info, weights, best = learn.keeper.info, out/'model.safetensors', int(history.epoch[history.macro_f1.idxmax()])
+    info, weights = learn.keeper.info, out/'model.safetensors'
+    best = len(history) if s.sees_valid else int(history.epoch[history.macro_f1.idxmax()])
     runs.check_kept(weights, info | dict(epoch=best))
     valid = runs.predict_valid(root/s.crops, learn.dls, weights)
     metrics = dict(valid=runs.measure_f1(valid, info['classes']), best_epoch=best, **how,
                    network=describe_network(learn.model, s.img_size), train_seconds=float(history.seconds.sum()))
-    if s.refit:
+    if s.refit and not s.sees_valid:
         learn.saver.clear() # a run that is killed from here on starts over, instead of judging what has seen valid
         refit_probe(weights, root/s.crops, learn.dls)
     record = make(metrics, inputs | dict(checkpoint=hash_file(weights)))
@@ -278,8 +283,9 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
     learn.saver.clear()
     once = learn.cbs.filter(risinstance((type(learn.keeper), type(learn.saver), Probe)))
     learn.remove_cbs(once) # so that the Learner can still predict
+    which = f'trained on them, too; last epoch {best}' if s.sees_valid else f'best epoch {best}'
     say('valid macro-F1 {macro_f1:.3f} (95 % interval {macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} crops '
-        'of {n_photos} photos; best epoch {best}; saved in {out}'.format(best=best, out=s.out, **metrics['valid']))
+        'of {n_photos} photos; {which}; saved in {out}'.format(which=which, out=s.out, **metrics['valid']))
     return SimpleNamespace(history=history, lrs=learn.recorder.lrs, valid=valid, classes=info['classes'], record=record,
                            out=out, learn=learn)
 

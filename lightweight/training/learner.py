@@ -82,9 +82,9 @@ class _WeightEMA(Callback):
 class _Keeper(Callback):
     "Record the history and save the epoch with the highest `monitor`; `pick` selects the network that is saved."
     name, order = 'keeper', 60  # after fastai's Recorder (50), before the averaged weights are swapped out (70)
-    def __init__(self, out, info, n_epochs, say=print, monitor='macro_f1', fname='model', pick=noop):
+    def __init__(self, out, info, n_epochs, say=print, monitor='macro_f1', fname='model', pick=noop, last=False):
         self.path, self.info, self.n_epochs, self.say = Path(out)/f'{fname}.safetensors', info, n_epochs, say
-        self.monitor, self.pick, self.rows, self.best = monitor, pick, [], -float('inf')
+        self.monitor, self.pick, self.last, self.rows, self.best = monitor, pick, last, [], -float('inf')
 
     def before_epoch(self): self.start = time.perf_counter()
 
@@ -94,7 +94,7 @@ class _Keeper(Callback):
         rate = float(self.recorder.lrs[-1]) if self.recorder.lrs else 0.0
         self.rows.append(dict(epoch=len(self.rows) + 1) | values | dict(lr=rate, seconds=seconds))
         self.write_history()
-        improved, self.best = value > self.best, max(value, self.best)
+        improved, self.best = self.last or value > self.best, max(value, self.best)
         best = {'epoch': len(self.rows), f'valid_{self.monitor}': value}
         if improved: save_checkpoint(self.path, self.pick(self.learn.model), self.info | best)
         self.say(self._line(**self.rows[-1]) + ' *'*improved)
@@ -202,7 +202,7 @@ def make_learner(
     note:str='', # text saved with the state
     metrics:Sequence=(), # default: macro-F1 and accuracy
     splitter:Callable=_split_params, # network → groups of parameters, the last of which is trained while frozen
-    keep:Mapping=MappingProxyType({}), # options of the keeper: monitor, fname and pick
+    keep:Mapping=MappingProxyType({}), # options of the keeper: monitor, fname, pick and last
     probe:Callback|None=None, # sets the classifier before the first epoch
 )->Learner: # with .keeper, .saver and .settings
     "Create a fastai Learner."

@@ -142,7 +142,7 @@ class Probe(Callback):
             return
         network, dls = get_model(self.learn.model), self.dls
         train = np.array(list(dls.train_ds.items))
-        known = np.concatenate([train, list(dls.valid_ds.items)])
+        known = np.union1d(train, list(dls.valid_ds.items))
         labels, numbers, class_of = _number_crops(dls.manifest, dls.vocab, network)
         features = open_probe_features(self.store, dls.images, network, self.info, dls.device)
         groups = dls.manifest.group.to_numpy()[known]
@@ -180,13 +180,14 @@ def predict_out_of_fold(
     store:Path, # the crop folder it was fitted on
     device='cpu', # device of the network
     categories:bool=False, # logits of the probe's categories, if it has learnt any
-)->torch.Tensor: # (rows of train and valid, classes or categories), float32; NaN for validation crops
+    refit:bool=False, # fit and predict the validation crops, too
+)->torch.Tensor: # (rows of train and valid, classes or categories), float32; NaN for validation crops without refit
     "Compute the logits of each training crop with a probe that was fitted without its group of photos."
     network, info = load_checkpoint(path)
     manifest, images = open_store(store, info['img_size'], info['resize'])
     features = open_probe_features(store, images, network, info, device)
     _, numbers, class_of = _number_crops(manifest, info['classes'], network)
-    rows = np.flatnonzero(manifest.split == 'train')
+    rows = np.flatnonzero(manifest.split.isin(['train', 'valid'] if refit else ['train']))
     groups = manifest.group.to_numpy()[rows]
     if len(np.unique(groups)) < 2: raise ValueError(f'teacher: {store} has only one group of training photos')
     logits = np.full((len(manifest), len(class_of)), np.nan)
