@@ -8,7 +8,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run test test-slow mutants notebooks readme lab race tune dashboard clean
+.PHONY: run test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
@@ -32,6 +32,11 @@ N ?= 60
 SEED ?= 1
 mutants: .venv/installed
 	$(BIN)/python tests/mutate.py -n $(N) --seed $(SEED) -j 2
+
+# make fuzz MINUTES=10: damage annotations, photos and settings at random; every command must end with a result or a sentence.
+MINUTES ?= 10
+fuzz: .venv/installed
+	$(BIN)/python tests/hostile/test_fuzz.py --minutes $(MINUTES)
 
 # Run the pages at the top of nbs/ and store their outputs. make notebooks PAGES="train crop": only these.
 notebooks: .venv/installed

@@ -80,25 +80,6 @@ def test_nothing_is_left_out_silently(tmp_path, capsys):
         assert re.search(rf"^{label} +{' +'.join(n)}$", said, re.MULTILINE), said
 
 
-@pytest.mark.parametrize("change,options,parts", [
-    (lambda c: [b.update(bbox=None) for b in c["annotations"]], {}, ["no annotation can be used", "60 × bad box", "bbox is None", "lightweight check"]),
-    (lambda c: [i.update(file_name="gone/" + i["file_name"]) for i in c["images"]], {}, ["60 × photo refused", "30 × missing photo"]),
-    (lambda c: c["annotations"].clear(), {}, ["the file has no annotations"]),
-    (lambda c: None, dict(min_side=41), ["min_side = 41", "the largest 40 px", "have 40 px or more"]),
-    (lambda c: [b.update(category_id=0) for b in c["annotations"]], {}, ["only one class, 'can'", "classes.csv"]),
-    (lambda c: [b.update(bbox=[8 + b["id"] % 2, 8, 9, 9]) for b in c["annotations"] if b["category_id"]], {}, ["only one class, 'can'", "bag, paper", "min_side = 24"]),
-    (lambda c: c["categories"][1].update(name="Plastic"), {}, ["'Plastic' has no row in classes.csv"]),
-], ids=["boxes", "photos", "empty", "small", "one-class", "one-large-class", "category"])
-def test_nothing_left_says_why(tmp_path, change, options, parts):
-    coco = make_photos(tmp_path)
-    change(coco)
-    (tmp_path/"annotations.json").write_text(json.dumps(coco))
-    before = read_tree(tmp_path)
-    with pytest.raises(ValueError) as error: run(tmp_path, **options)
-    assert all(part in str(error.value) for part in parts), str(error.value)
-    assert read_tree(tmp_path) == before
-
-
 def to_shares(x, y, w, h): return [x/96, y/72, w/96, h/72]
 def to_corners(x, y, w, h): return [x, y, x + w, y + h]
 
@@ -328,16 +309,6 @@ def test_a_missing_split_is_drawn_from_train(tmp_path, tops, drawn):
     top = manifest.file_name.str.split("/").str[0]
     assert set(manifest.split) == set(SPLITS) and (manifest.split == top)[top != "train"].all()
     for split in drawn.split(): assert (top[manifest.split == split] == "train").all() and (manifest.split == split).mean() < .25
-
-
-@pytest.mark.parametrize("make, message", [
-    (lambda p: None, "there is no photo in it; expected a folder per class"), (lambda p: sort_photos(p, ("test",)), "none named train"),
-    (lambda p: sort_photos(p, names=("glass",)), "only one class, 'glass'"), (lambda p: (sort_photos(p), shutil.copy(p/"glass/0.png", p)), "0.png: no class")])
-def test_folders_without_classes_are_refused(tmp_path, make, message):
-    (tmp_path/"mine").mkdir()
-    make(tmp_path/"mine")
-    with pytest.raises(ValueError, match=message): run(tmp_path, annotations="mine", class_map="")
-    assert not (tmp_path/"crops").exists()
 
 
 @pytest.mark.skipif(not (ROOT.parent/"shared/data/trashnet").exists(), reason="no photos of TrashNet")

@@ -140,15 +140,6 @@ def test_unreadable_files_are_told_and_skipped(made, bare, tmp_path):
     assert predict(bare, model_of(made), image).returncode == 0
 
 
-@pytest.mark.parametrize("options, message", [
-    (["none.onnx", "x.jpg"], "there is no such file"), (["{model}"], "paths"), (["{model}", "x.jpg", "--format", "xml"], "invalid choice"),
-    (["{checkpoint}", "x.jpg"], "no runtime for '.safetensors'"), (["{model}", "none.json"], "none.json"), (["{model}", "x.jpg", "--precision", "bf16"], "is for OpenVINO")])
-def test_wrong_questions_end_with_two(made, bare, options, message):
-    filled = [o.format(model=model_of(made), checkpoint=made/"run/model.safetensors") for o in options]
-    done = predict(bare, *filled)
-    assert done.returncode == 2 and message in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
-
-
 def test_result_file_is_whole_or_not_there(made, bare, tmp_path):
     "Killed half-way through, the command leaves the result of before and nothing else."
     out, images = tmp_path/"answers.csv", list_folder(made/"crops").images

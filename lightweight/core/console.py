@@ -36,6 +36,7 @@ def hide_secrets(text:str)->str:
 def explain_error(error:BaseException)->str: # one sentence
     "Describe an exception to the user of a command."
     if isinstance(error, KeyboardInterrupt): return 'interrupted from the keyboard'
+    if isinstance(error, RecursionError): return 'lists or objects are nested too deeply in a file that was read'
     if isinstance(error, MemoryError): return f'{error or "out of memory"}: use smaller batches or fewer workers'
     if isinstance(error, OSError) and error.errno in _remedies and error.strerror:
         names = ' -> '.join(str(n) for n in (error.filename, error.filename2) if n is not None)
@@ -48,6 +49,7 @@ def run_command(
     expected:tuple=(), # further exceptions to report without a traceback
 )->int: # exit code, for `sys.exit`
     "Run a command and report expected errors in one sentence."
+    warnings.filterwarnings('ignore', module=r'PIL\.')     # of odd files, with a place in Pillow's code
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     try:
@@ -57,7 +59,7 @@ def run_command(
     except BrokenPipeError:             # discard the rest of the output, so that Python does not complain at exit
         with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (KeyboardInterrupt, ValueError, OSError, MemoryError, *expected) as error:
+    except (KeyboardInterrupt, ValueError, OSError, MemoryError, RecursionError, *expected) as error:
         print(f'{prog}: {hide_secrets(explain_error(error))}', file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 2
 

@@ -93,7 +93,7 @@ def read_maker(folder:str|Path)->str: # name of the stage; '': unknown
     "Read which stage made a folder."
     folder = Path(folder)
     with suppress(OSError, ValueError): return (folder/MARKER).read_text(encoding='utf-8').strip()
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads((folder/'record.json').read_text(encoding='utf-8'))['stage'])
     return ''
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['hash_file', 'hash_data', 'describe_machine', 'describe_versions', 'start_record', 'check_record', 'write_record',
-           'read_record', 'check_record_place', 'find_ledgers', 'note_opening']
+           'parse_fields', 'read_record', 'check_record_place', 'find_ledgers', 'note_opening']
 
 # %% ../../nbs/core/04_records.ipynb #c003
 import errno, hashlib, importlib.metadata, json, math, os, platform, shlex, subprocess, time
@@ -104,15 +104,31 @@ def write_record(
     for file in filter(None, (also, path)): write_atomically(file, text)
     return Path(path)
 
+class _Fields(dict): # a missing field is an error that names the file
+    def __missing__(self, name): raise ValueError(f'{self.source}: it has no {name}: {self.advice}')
+
+def parse_fields(
+    text:str|bytes, # JSON
+    source:str|Path, # file it is from, for messages
+    kind:str, # what it must be, such as 'a record'
+    advice:str, # what to do otherwise
+)->dict: # a missing field that is asked for is a ValueError that names the file
+    "Parse an object of a JSON file."
+    try: fields = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{source}: not readable as JSON ({e}): {advice}') from None
+    if not isinstance(fields, dict): raise ValueError(f'{source}: a {type(fields).__name__}, not {kind}: {advice}')
+    fields = _Fields(fields)
+    fields.source, fields.advice = source, advice
+    return fields
+
 def read_record(
     path:str|Path, # JSON file
     stage:str='', # stage that must have written it; '': any
 )->dict:
     "Read and check a record."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: there is no such record')
-    try: record = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f'{path}: not readable as JSON: {e}') from None
-    if not isinstance(record, dict): raise ValueError(f'{path}: a {type(record).__name__}, not a record')
+    record = parse_fields(Path(path).read_bytes(), path, 'a record', 'run the stage again')
     check_record(record, str(path))
     if stage in ('', record['stage']): return record
     raise ValueError(f"{path}: this is a record of {record['stage']}, not of {stage}")

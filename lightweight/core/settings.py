@@ -7,7 +7,7 @@ __all__ = ['ReadPath', 'WritePath', 'find_root', 'resolve_path', 'SettingsError'
            'parse_settings', 'settings_main']
 
 # %% ../../nbs/core/03_settings.ipynb #c003
-import argparse, html, importlib.resources, json, os, re, sys, types
+import argparse, html, importlib.resources, itertools, json, math, os, re, sys, types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin
@@ -89,10 +89,10 @@ def _explain(error, fields):
     simple = first in fields and kind.endswith(('_parsing', '_type', 'literal_error'))
     annotation = fields[first].annotation if simple else str
     if len(_kinds(annotation)) > 1 and (choices := _list_values(annotation, _words)):
-        return hide_secrets(f"{first} = {value!r}: choose from {', '.join(choices)}")
+        return hide_secrets(f"{first} = {value!r:.200}: choose from {', '.join(choices)}")
     if kind == 'string_type' and value is None: return f'{name}{_null}'
     hint = '; put it in quotes' if kind == 'string_type' and isinstance(value, (bool, float)) else ''
-    return hide_secrets(f"{name} = {value!r}: {error['msg'].removeprefix('Value error, ')}{hint}")
+    return hide_secrets(f"{name} = {value!r:.200}: {error['msg'].removeprefix('Value error, ')}{hint}")
 class Settings(BaseModel):
     "Typed, documented, validated parameters of a stage; unknown names are errors."
     model_config = ConfigDict(extra='forbid', validate_default=True, allow_inf_nan=False, frozen=True)
@@ -160,12 +160,28 @@ class _UniqueLoader(yaml.SafeLoader): # refuses duplicate names
         if twice is not None: raise yaml.YAMLError(f'{twice} occurs twice')
         return super().construct_mapping(node, deep)
 
+def _count_nodes(node, known): # with aliases written out, so that a short text cannot be a huge value
+    if id(node) in known: return known[id(node)]
+    known[id(node)] = math.inf                                                  # if it contains itself
+    inside = () if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode): inside = itertools.chain(*inside)
+    known[id(node)] = 1 + sum(_count_nodes(part, known) for part in inside)
+    return known[id(node)]
+
+def _load_yaml(text, loader):
+    parser = loader(text)
+    node = parser.get_single_node()
+    if node and _count_nodes(node, {}) > 100_000: raise yaml.YAMLError('it has too many values, or aliases of aliases')
+    return node and parser.construct_document(node)
+
 def read_yaml(path:str|Path, loader:type=_UniqueLoader)->dict: # name → value
     "Read a settings file."
     if not Path(path).is_file(): raise SettingsError(f'{path}: there is no such settings file')
-    try: values = yaml.load(Path(path).read_text(encoding='utf-8-sig'), loader)
+    try: text = Path(path).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError: raise SettingsError(f'{path}: not readable as text; save it as UTF-8') from None
-    except yaml.YAMLError as e: raise SettingsError(f'{path}: not readable as YAML: {e}') from None
+    try: values = _load_yaml(text, loader)
+    except RecursionError: raise SettingsError(f'{path}: not readable as YAML: nested too deeply') from None
+    except Exception as e: raise SettingsError(f'{path}: not readable as YAML: {e}') from None # of many kinds
     if isinstance(values, dict): return values
     raise SettingsError(f'{path}: expected lines of "name: value", found {type(values).__name__}')
 

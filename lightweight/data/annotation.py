@@ -53,7 +53,7 @@ _fields = { # list of the file → {field: function that reads its number in any
                         area=_read_number, bbox=_read_four)}
 
 def _read_numbers(coco)->tuple[dict, list[str]]: # with numbers converted; a sentence for each converted field
-    found, cleaned, said = {}, {name: list(coco[name]) for name in _fields if name in coco}, []
+    found, cleaned, said = {}, {name: list(coco[name]) for name in _fields if isinstance(coco.get(name), list)}, []
     for name, entries in cleaned.items():
         for i, entry in enumerate(entries):
             for field, read in _fields[name].items() if isinstance(entry, dict) else ():
@@ -72,6 +72,7 @@ def _read_counts(counts): # the counts of an RLE, decompressed if they are text
     if not isinstance(counts, str): return [int(n) for n in counts]
     bits, found = np.array([ord(letter) - 48 for letter in counts]), []
     for digits in np.split(bits, np.flatnonzero(bits < 32) + 1)[:-1]:          # base 32; 16 in the last one: negative
+        if len(digits) > 7: raise ValueError('a run is longer than any photo')
         number = sum(int(d & 31)*32**k for k, d in enumerate(digits)) - 32**len(digits)*bool(digits[-1] & 16)
         found.append(number + (found[-2] if len(found) > 2 else 0))
     return found
@@ -171,7 +172,8 @@ def find_shape_fault(
 )->tuple[str, str]|None: # kind and sentence, None if it is sound
     "Find what is wrong with a box."
     box, shown = read_box(value), describe_value(value)
-    if box is None: return 'bad box', f'bbox is {shown}; it must be left, top, width, height, none of a size below 0'
+    right = 'left, top, width, height in pixels, none of a size below 0'
+    if box is None: return 'bad box', f'bbox is {shown}; it must be {right}'
     if not (box[2] and box[3]): return 'zero-area box', f'bbox is {shown}'
     if max(box) <= 1.01 and any(v % 1 for v in box) and min(fit.width, fit.height) > 2:
         return 'boxes as shares', f'bbox is {shown}, {_shares}'

@@ -49,7 +49,7 @@ def _read_categories(coco, path, findings)->dict[int, str]: # id → name; any f
         if not isinstance(entry, dict): raise ValueError(f'{where} is {describe_value(entry)}; it must be an object')
         key, name = entry.get('id'), entry.get('name')
         if not is_id(key): raise ValueError(f'{where}.id is {describe_value(key)}; it must be a whole number')
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not name.strip() or name.encode('utf-8', 'ignore').decode() != name:
             raise ValueError(f'{where}.name is {describe_value(name)}; it must be a text')
         if key in names: raise ValueError(f'{where}.id is {key}, which {names[key]!r} has already')
         if name in names.values():
@@ -80,7 +80,7 @@ def _inspect_photo(path, entry, decode=True)->tuple[Fit, str]: # its fit, or why
 # %% ../../nbs/data/05_coco.ipynb #c062
 def _list_forms(name): # forms of a name without what differs between systems, the most specific first
     whole = unicodedata.normalize('NFC', unquote(unquote(name))).casefold().replace('\\', '/')
-    whole = re.sub(r'[\s_+-]+', ' ', whole.split('?')[0] if '://' in whole else whole)
+    whole = re.sub(r'[\s_+-]+', ' ', whole.split('?')[0] if ':/' in whole else whole)
     last = whole.rsplit('/', 1)[-1].rsplit('=', 1)[-1]
     bare = re.sub(r'^[0-9a-f]{8} ', '', last)                                  # prefix of Label Studio
     return [whole, last, bare, os.path.splitext(whole)[0], os.path.splitext(bare)[0]]
@@ -137,7 +137,7 @@ def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]: #
 # %% ../../nbs/data/05_coco.ipynb #c065
 def _find_disagreement(entry, box)->str: # compare a box with the area and the polygons of the same annotation
     area, shape, (x, y, w, h) = entry.get('area'), entry.get('segmentation'), box
-    if area is not None and (type(area) not in (int, float) or not area >= 0):
+    if area is not None and (type(area) not in (int, float) or not 0 <= area < 2**62):
         return f'area is {describe_value(area)}; it must be a number of pixels'
     if area and area > 1.1*(w + 2)*(h + 2): return f'area is {area:g}, bbox {list(box)} has no more than {w*h:g} pixels'
     if not (around := enclose(shape) if isinstance(shape, list) else None): return ''

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from ..core.console import suggest, track
 from ..core.files import HEX16, MARKER, check_own, hold_lock, list_files, write_atomically
-from ..core.records import hash_data, hash_file
+from ..core.records import hash_data, hash_file, parse_fields
 from .class_map import check_labels, format_csv, read_text
 from .image import Method, cut_box, open_photo
 from .splits import SPLITS, check_splits, count_splits, hash_splits
@@ -104,10 +104,7 @@ def read_crops_info(folder:str|Path)->dict: # with settings, fingerprint, classe
     path = Path(folder)/'crops.json'
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a finished crop store (it has no crops.json): cut the crops first")
-    try: info = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f"{path}: not readable as JSON ({e}): cut the crops again") from None
-    if isinstance(info, dict): return info
-    raise ValueError(f"{path}: a {type(info).__name__}, not a crop store: cut the crops again")
+    return parse_fields(path.read_bytes(), path, 'a crop store', 'cut the crops again')
 
 def name_crops(folder:str|Path)->str: # 16 hexadecimal digits
     "Hash the crops, their settings, labels and splits (`hash_splits` covers the photos only)."
@@ -128,7 +125,7 @@ def read_manifest(
     except FileNotFoundError: raise FileNotFoundError(f"{path} is missing: {again}") from None
     except pd.errors.ParserError as e: raise ValueError(f"{path}: not readable as CSV ({e}): {again}") from None
     except pd.errors.EmptyDataError: raise ValueError(f"{path} is empty: {again}") from None
-    if lost := [name for name in ('label', 'split', 'crop') if name not in manifest]:
+    if lost := [name for name in ('label', 'split', 'crop', 'photo_id') if name not in manifest]:
         raise ValueError(f"{path} has no column {lost[0]!r}; it is written by lightweight crop and separated by "
                          f"commas: {again}")
     return manifest[manifest.split.isin(splits)].reset_index(drop=True)

@@ -63,10 +63,10 @@ def is_deep(photo:Image.Image)->bool:
     "Whether a grey image has more than 8 bits per pixel."
     return photo.mode[0] in 'IF'
 
-def _cut_blocks(photo): # iterate over an image in blocks of rows: first row and values
+def _cut_blocks(photo): # iterate over an image in blocks of rows: first row and block
     rows = max(1, 1_000_000//photo.width)
     for top in range(0, photo.height, rows):
-        yield top, np.asarray(photo.crop((0, top, photo.width, min(top + rows, photo.height))))
+        yield top, photo.crop((0, top, photo.width, min(top + rows, photo.height)))
 
 def _read_tag(photo, *tags): # the value of the first of some TIFF tags that exists, or None
     stored = getattr(photo, 'tag_v2', {})
@@ -75,7 +75,7 @@ def _read_tag(photo, *tags): # the value of the first of some TIFF tags that exi
 
 def find_white(photo:Image.Image)->float: # the value that becomes 255
     "Determine the value of white; a ValueError if it is ambiguous."
-    lows, highs = zip(*((values.min(), values.max()) for _, values in _cut_blocks(photo)))
+    lows, highs = zip(*((np.min(block), np.max(block)) for _, block in _cut_blocks(photo)))
     low, high = float(np.min(lows)), float(np.max(highs))                      # NaN if one of them is
     reach = f'{_name(photo)}: its pixels go from {low:g} to {high:g}'
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
@@ -94,8 +94,8 @@ def find_white(photo:Image.Image)->float: # the value that becomes 255
 def _flatten(photo): # convert an image to 8 bits, in blocks to limit memory
     white, flat = find_white(photo), Image.new('RGB', photo.size)
     negative = _read_tag(photo, 262) == 0                                      # WhiteIsZero
-    for top, values in _cut_blocks(photo):
-        grey = (values.astype(np.float32)*np.float32(255/white)).clip(0, 255).astype(np.uint8)
+    for top, block in _cut_blocks(photo):
+        grey = (np.asarray(block, np.float32)*np.float32(255/white)).clip(0, 255).astype(np.uint8)
         flat.paste(Image.fromarray(255 - grey if negative else grey).convert('RGB'), (0, top))
     return flat
 
@@ -111,8 +111,11 @@ def to_rgb(photo:Image.Image)->Image.Image: # RGB
     if photo.info.get('deep colours'): _check_colours(photo)
     if photo.mode == 'RGB': return photo
     if photo.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in photo.info:
-        photo = photo.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', photo.size, 'white'), photo).convert('RGB')
+        flat = Image.new('RGB', photo.size)
+        for top, block in _cut_blocks(photo):                                  # to limit memory
+            white, block = Image.new('RGBA', block.size, 'white'), block.convert('RGBA')
+            flat.paste(Image.alpha_composite(white, block).convert('RGB'), (0, top))
+        return flat
     return photo.convert('RGB')
 
 _turns = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270',
@@ -148,7 +151,7 @@ def _draft_pixels(pixels:np.ndarray, least:int)->np.ndarray: # means, nearly wha
 def _copy_pixels(photo): # the pixels of an RGB image, in blocks to limit memory
     if photo.width*photo.height <= 4_000_000: return np.asarray(photo)
     pixels = np.empty((photo.height, photo.width, 3), np.uint8)
-    for top, block in _cut_blocks(photo): pixels[top:top + len(block)] = block
+    for top, block in _cut_blocks(photo): pixels[top:top + block.height] = block
     return pixels
 
 def read_pixels(
@@ -221,9 +224,8 @@ def read_box(value:Any)->tuple|None: # left, top, width, height as floats; None 
     "Read a box of four finite numbers."
     if not isinstance(value, (list, tuple)) or len(value) != 4: return None
     if not set(map(type, value)) <= {int, float}: return None
-    try: box = tuple(map(float, value))
-    except OverflowError: return None
-    return box if all(map(math.isfinite, box)) and box[2] >= 0 and box[3] >= 0 else None
+    sound = all(abs(v) < 2**31 for v in value) and value[2] >= 0 and value[3] >= 0 # false for NaN
+    return tuple(map(float, value)) if sound else None
 
 def place_box(
     box:tuple, # left, top, width, height as recorded

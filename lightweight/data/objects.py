@@ -43,6 +43,7 @@ def find_annotations(
     root:Path, # the repository
 )->Path: # an annotation file or folder that exists
     "Find the annotations; draw the embedded sample if it is the one that is missing."
+    if not path: raise ValueError('annotations is empty; name a file or folder')
     path = resolve_path(path, root)
     if path == root/_sample: make_sample(path.parent)
     if path.exists(): return path
@@ -95,7 +96,8 @@ def pick_large(
     classes, lost = sorted(large.label.unique()), sorted(set(objects.label) - set(large.label))
     if len(classes) > 1: return large
     why = f'all boxes of {", ".join(lost)} are smaller than min_side = {s.min_side}: lower it'
-    raise ValueError(f'class_map = {s.class_map}: only one class, {classes[0]!r}, has boxes to cut, and a classifier '
+    field = 'class_map' if s.class_map else 'annotations'
+    raise ValueError(f'{field} = {getattr(s, field)}: only one class, {classes[0]!r}, has boxes to cut, and a classifier '
                      'needs two; ' + (why if lost else 'give some categories another label'))
 
 # %% ../../nbs/data/15_objects.ipynb #o026
@@ -137,7 +139,9 @@ def _keep_splits(objects, s): # the split of the source; valid or test, if absen
     for name in ('valid', 'test'):
         if name in set(objects.split): continue
         train = objects[objects.split == 'train']
-        folds = make_folds(train, max(3, round(1/getattr(s, name))), s.seed)
+        most = min(train.group.nunique(), train.label.value_counts().max())
+        if most < 3: raise ValueError(f'{s.annotations}: train has too few photos to draw {name} from them: add photos')
+        folds = make_folds(train, min(most, max(3, round(1/getattr(s, name)))), s.seed)
         objects = objects.assign(split=objects.split.mask(objects.index.isin(folds.index[folds.fold == 0]), name))
     torn = objects.groupby('group').split.nunique().gt(1).sum()
     if torn: print(f'WARNING: the split of the folders divides {torn:,} groups of similar photos (data leakage)')
@@ -159,4 +163,4 @@ def split_objects(
         sizes = objects.drop_duplicates('photo_id').group.value_counts()
         if sizes.iloc[0] >= max(3, sizes.sum()/2):
             said = _explain_one_group(said, sizes, _offer_groupings(objects, coco, folder, s), s)
-        raise ValueError(f'{said}. {refused}' if refused else said) from None
+        raise ValueError(f'{s.annotations}: {said}' + (f'. {refused}' if refused else '')) from None

@@ -7,7 +7,7 @@ __all__ = ['ClassPhoto', 'list_class_photos', 'read_folders', 'read_yolo', 'read
            'list_splits', 'describe_source']
 
 # %% ../../nbs/data/06_sources.ipynb #nde75f09
-import hashlib, math
+import hashlib, math, os
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
@@ -52,7 +52,10 @@ def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], list[str]]: # sort
 # %% ../../nbs/data/06_sources.ipynb #n1908869
 def _find_clashes(root, rows): # photos that are the same file in another class: file name → sentence
     same = {}
-    for row in rows: same.setdefault(hashlib.sha256((Path(root)/row.file_name).read_bytes()).digest(), []).append(row)
+    for row in rows:
+        try: content = (Path(root)/row.file_name).read_bytes()
+        except OSError: continue                                      # reported as a photo
+        same.setdefault(hashlib.sha256(content).digest(), []).append(row)
     clashes = [group for group in same.values() if len({row.category for row in group}) > 1]
     return {row.file_name: 'the same file as ' + list_some(other.file_name for other in group if other is not row)
             for group in clashes for row in group}
@@ -89,10 +92,14 @@ def _read_line(words, names): # category and left, top, right, bottom as shares;
     if not all(math.isfinite(v) and -.01 <= v <= 1.01 for v in values): raise ValueError('shares must be from 0 to 1')
     return names[number], (x - w/2, y - h/2, x + w/2, y + h/2)
 
+def _read_lines(file, where):
+    try: return file.read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError: raise ValueError(f'{where}: not readable as text; save it as UTF-8') from None
+
 def _read_labels(file, names, where): # objects of a label file: (category, shares) or the fault as text
     if not file.is_file(): return []
-    try: lines = file.read_text(encoding='utf-8-sig').splitlines()
-    except ValueError: return [f'{where}: not readable as text']
+    try: lines = _read_lines(file, where)
+    except ValueError as e: return [str(e)]
     found = []
     for i, words in enumerate(map(str.split, lines), 1):
         if not words: continue
@@ -110,9 +117,10 @@ def _read_names(file): # class number → name
 def _find_folder(file, field, place, given): # of photos; paths of another machine are tried below that of the file
     below = Path(*(part for part in Path(place).parts if part not in ('..', '/')))
     tried = [file.parent/folder for folder in (Path(str(given.get('path') or ''))/place, place, below)]
-    found = next((folder for folder in tried if folder.is_dir()), None)
+    found = next((folder for folder in tried if os.path.isdir(folder)), None)
     if not found:
-        raise ValueError(f'{file}: {field} = {place}: there is no such folder; tried {list_some(map(str, tried))}')
+        shown = list_some(f'{folder!s:.200}' for folder in tried)
+        raise ValueError(f'{file}: {field} = {place:.200}: there is no such folder; tried {shown}')
     if not found.resolve().is_relative_to(file.parent.resolve()):
         raise ValueError(f'{file}: {field} = {place}: photos must lie below {file.parent}; move {file.name} above them')
     return found
@@ -179,12 +187,13 @@ def read_voc(
     root, rows = Path(root), []
     files = list_files(root)
     photos = {name.rsplit('/', 1)[-1].lower(): name for name in files if _is_photo(name)}
-    lists = {_splits[Path(n).stem]: (root/n).read_text().split() for n in files
+    lists = {_splits[Path(n).stem]: ' '.join(_read_lines(root/n, root/n)).split() for n in files
              if n.startswith('ImageSets/') and n.endswith('.txt') and Path(n).stem in _splits}
     split = {stem: name for name, stems in lists.items() for stem in stems}
     for name in sorted(n for n in files if n.lower().endswith('.xml')):
         try: tree = ET.parse(root/name)
-        except ET.ParseError as e: raise ValueError(f'{root/name} is not readable as XML: {e}') from None
+        except (ET.ParseError, LookupError, ValueError) as e:
+            raise ValueError(f'{root/name} is not readable as XML: {e}') from None
         photo = _find_voc_photo(Path(name), (tree.findtext('filename') or '').strip(), photos)
         found = [_read_voc_object(node, f'{name}, object {i}') for i, node in enumerate(tree.iter('object'), 1)]
         rows.append((split.get(Path(name).stem, ''), photo, found))

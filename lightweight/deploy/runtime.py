@@ -176,7 +176,8 @@ _required = dict(classes=('a list of distinct names', _are_names),
 def _read_info(path, text): # parse and validate the metadata
     if text is None: raise ValueError(f'{path}: it holds no metadata {KEY!r}; {_advice}')
     try: info = json.loads(text)
-    except ValueError as e: raise ValueError(f'{path}: its metadata {KEY!r} are not JSON ({e}); {_advice}') from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{path}: its metadata {KEY!r} are not JSON ({e}); {_advice}') from None
     missing = [name for name in _required if name not in info] if isinstance(info, dict) else _required
     if missing: raise ValueError(f"{path}: its metadata lack {', '.join(missing)}; {_advice}")
     if faults := [f'{k} = {info[k]!r:.80}, expected {v}' for k, (v, right) in _required.items() if not right(info[k])]:

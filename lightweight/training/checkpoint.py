@@ -26,7 +26,7 @@ from torch import nn
 
 from ..core.console import explain_error
 from ..core.files import keep_previous, write_atomically
-from ..core.records import write_record
+from ..core.records import parse_fields, write_record
 from ..core.settings import StageStopped
 from ..data.crops import read_crops_info, read_manifest
 from ..metrics.metrics import bootstrap_interval, compute_metrics, tabulate_probabilities
@@ -55,13 +55,17 @@ def read_checkpoint_info(path:str|Path)->dict: # as given to `save_checkpoint`, 
     except (safetensors.SafetensorError, OSError) as e:
         raise ValueError(f'{path}: not a complete safetensors file ({e}); pickle files are not supported') from None
     if text is None: raise ValueError(f'{path}: not a checkpoint of this project: the file contains no recipe')
-    return json.loads(text)
+    return parse_fields(text, path, 'a checkpoint', 'train again with this version')
 
 def load_checkpoint(path:str|Path)->tuple[nn.Module, dict]: # the network in evaluation mode, and its information
     "Rebuild a network from its recipe and load its weights."
     info = read_checkpoint_info(path)
-    network = rebuild_network(info['recipe'])
-    network.load_state_dict(load_file(path))
+    try:
+        network = rebuild_network(info['recipe'])
+        network.load_state_dict(load_file(path))
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as e:
+        why = ' '.join(str(e).replace(f'{path}: ', '').split())
+        raise ValueError(f'{path}: recipe and weights do not make a network: {why:.300}') from e
     return network.eval(), info
 
 def normalize_images(

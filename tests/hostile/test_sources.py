@@ -1,0 +1,118 @@
+"YOLO and Pascal VOC data sets, and folders per class, as people have them."
+from cases import both, draw, make_folders, make_voc, make_yolo, put, remove, rename, same, save, suite, swap
+
+CHECK, CROP = "check ../set", "crop ../set --out out"
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"{n}: &{n} [{', '.join(f'*{o}' for _ in range(10))}]\n" for o, n in zip("abcdefgh", "bcdefghi"))
+LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha">' + "".join(f'<!ENTITY {n} "{f"&{o};"*10}">' for o, n in zip("abcdefgh", "bcdefghi")) + "]>"
+
+
+def line(text): return put("labels/train/1.txt", text + "\n")
+def data(text): return put("data.yaml", text)
+
+
+test_yolo = suite(make_yolo,
+    ("sound", same, CHECK, 0, "Nothing to report", "6 photos and 12 objects"),
+    ("sound, by its file", same, "check data.yaml", 0, "12 objects of 3 categories"),
+    ("no label file", remove("labels/train/1.txt"), CHECK, 0, "10 objects", "1 of the photos have no object"),
+    ("empty label file", put("labels/train/1.txt", ""), CHECK, 0, "10 objects"),
+    ("blank lines", line("\n 0 .5 .5 .2 .2 \n\n"), CHECK, 0, "11 objects"),
+    ("byte order mark", put("labels/train/1.txt", lambda old: b"\xef\xbb\xbf" + old), CHECK, 0, "12 objects"),
+    ("unknown class", line("9 .5 .5 .2 .2"), CHECK, 1, "labels/train/1.txt, line 1: there is no class 9 in names"),
+    ("class as a word", line("can .5 .5 .2 .2"), CHECK, 1, "labels/train/1.txt, line 1: expected the number of a class"),
+    ("class below zero", line("-1 .5 .5 .2 .2"), CHECK, 1, "there is no class -1 in names"),
+    ("three shares", line("0 .5 .5 .2"), CHECK, 1, "line 1: 3 shares; a box has 4, a polygon 6 or more"),
+    ("five shares", line("0 .5 .5 .2 .2 .9"), CHECK, 1, "line 1: 5 shares"),
+    ("a polygon", line("0 .1 .1 .5 .1 .5 .5"), CHECK, 0, "11 objects"),
+    ("pixels", line("0 48 36 20 20"), CHECK, 1, "line 1: shares must be from 0 to 1"),
+    ("NaN", line("0 nan .5 .2 .2"), CHECK, 1, "shares must be from 0 to 1"),
+    ("infinite", line("0 inf .5 .2 .2"), CHECK, 1, "shares must be from 0 to 1"),
+    ("no width", line("0 .5 .5 0 .2"), CHECK, 1, "zero-area box"),
+    ("negative width", line("0 .5 .5 -.005 .2"), CHECK, 1, "refused   zero-area box"),
+    ("commas", line("0,.5,.5,.2,.2"), CHECK, 1, "line 1: expected the number of a class and shares of the photo"),
+    ("labels not text", put("labels/train/1.txt", b"\xff\xfe\x00"), CHECK, 1, "labels/train/1.txt: not readable as text"),
+    ("labels are a folder", both(remove("labels/train/1.txt"), put("labels/train/1.txt/x", "")), CHECK, 0, "10 objects"),
+    ("class of 5000 digits", line("9"*5000 + " .5 .5 .2 .2"), CHECK, 1, "labels/train/1.txt, line 1"),
+    ("no names", data("train: images/train\n"), CHECK, 2, "data.yaml: names = None: expected a list of class names"),
+    ("names is a text", swap("data.yaml", "[can, paper, bag]", "can"), CHECK, 2, "names = 'can'"),
+    ("names of nothing", swap("data.yaml", "[can, paper, bag]", "[]"), CHECK, 2, "names = []"),
+    ("names by words", swap("data.yaml", "[can, paper, bag]", "{a: can}"), CHECK, 2, "names = {'a': 'can'}"),
+    ("names by number", swap("data.yaml", "[can, paper, bag]", "{0: can, 1: paper, 2: bag}"), CHECK, 0, "12 objects"),
+    ("names are numbers", swap("data.yaml", "[can, paper, bag]", "[1, 2.5, true]"), CHECK, 0, "12 objects"),
+    ("names of aliases of aliases", swap("data.yaml", "names: [can, paper, bag]", f"{BOMB}names: *i"), CHECK, 2, "data.yaml"),
+    ("names refer to themselves", swap("data.yaml", "[can, paper, bag]", "&a [*a]"), CHECK, 2, "data.yaml"),
+    ("no train", swap("data.yaml", "train: images/train", "train: nowhere"), CHECK, 2, "data.yaml: train = nowhere: there is no such folder"),
+    ("train is outside", swap("data.yaml", "train: images/train", "train: /tmp"), CHECK, 2, "data.yaml: train = /tmp: photos must lie below"),
+    ("train is a mapping", swap("data.yaml", "train: images/train", "train: {a: 1}"), CHECK, 2, "data.yaml: train = {'a': 1}"),
+    ("train of 5000 letters", swap("data.yaml", "train: images/train", "train: " + "x"*5000), CHECK, 2, "data.yaml: train = xxx"),
+    ("train with a null", swap("data.yaml", "train: images/train", 'train: "a\\0b"'), CHECK, 2, "data.yaml: train = "),
+    ("path of another computer", swap("data.yaml", "path: .", "path: /home/me/data"), CHECK, 0, "12 objects"),
+    ("test is not there", data("train: images/train\nval: images/val\ntest: images/test\nnames: [can, paper, bag]\n"), CHECK, 0, "12 objects"),
+    ("a folder without photos", both(remove("images/val"), put("images/val/x.txt", "")), CHECK, 0, "4 photos"),
+    ("no photos", both(remove("images"), put("images/train/x", ""), put("images/val/x", "")), CHECK, 2, "data.yaml: there is no photo in its folders"),
+    ("not YAML", data("names: [can"), CHECK, 2, "data.yaml: not readable as YAML"),
+    ("a tab", data("names:\n\t- can\n"), CHECK, 2, "data.yaml: not readable as YAML"),
+    ("a list", data("[can, paper]"), CHECK, 2, "data.yaml: expected lines of"),
+    ("empty", data(""), CHECK, 2, "data.yaml: expected lines of"),
+    ("not UTF-8", data("names: [Müll]\n".encode("cp1252")), CHECK, 2, "data.yaml: not readable as text; save it as UTF-8"),
+    ("a field twice", data("names: [a]\nnames: [b]\n"), CHECK, 2, "data.yaml", "names occurs twice"),
+    ("a date that is none", data("names: [a]\ndate: 2026-99-99\n"), CHECK, 2, "data.yaml"),
+    ("an object of Python", data("names: !!python/object/apply:os.system [touch owned]\n"), CHECK, 2, "data.yaml: not readable as YAML"),
+    ("10,000 brackets", data("names: " + "["*10_000), CHECK, 2, "data.yaml"),
+    ("no test split", same, CROP, 0, "12 of 12 boxes can be used", "test"),
+    ("no test split, and too few photos for one", both(*(remove(f"images/train/{i}.jpg") for i in (2, 3))), CROP, 2, "train has too few photos to draw test"),
+    ("no such file", same, "check other.yaml", 2, "other.yaml: there is no such settings file"))
+
+
+def tag(name, old, new): return swap(f"Annotations/{name}.xml", old, new)
+def head(text): return put("Annotations/1.xml", lambda old: text.encode() + old)
+
+
+test_voc = suite(make_voc,
+    ("sound", same, CHECK, 0, "Nothing to report", "6 photos and 12 objects"),
+    ("a name of another folder", tag(1, "<filename>1.jpg", "<filename>C:\\photos\\1.jpg"), CHECK, 0, "12 objects"),
+    ("no name of a photo", tag(1, "<filename>1.jpg</filename>", ""), CHECK, 0, "12 objects"),
+    ("a photo is gone", remove("JPEGImages/1.jpg"), CHECK, 1, "missing photo"),
+    ("a name that leaves the root", both(rename("Annotations/1.xml", "Annotations/x.xml"), tag("x", "1.jpg", "../../9.jpg")), CHECK, 1, "leaves the root"),
+    ("no class", tag(1, "<name>paper</name>", "<name> </name>"), CHECK, 1, "Annotations/1.xml, object 1: name is empty; it must be a text"),
+    ("no box", tag(1, "bndbox", "box"), CHECK, 1, "bndbox must have the numbers xmin, ymin, xmax, ymax"),
+    ("a word", tag(1, "<xmin>", "<xmin>x"), CHECK, 1, "Annotations/1.xml, object 1: bndbox must have the numbers"),
+    ("right before left", tag(1, "<xmin>", "<xmin>900"), CHECK, 1, "it must be left, top, right, bottom"),
+    ("NaN", tag(1, "<xmin>", "<xmin>nan</xmin><xmin>"), CHECK, 1, "Annotations/1.xml, object 1: bndbox is nan"),
+    ("the largest number", tag(1, "<xmax>", "<xmax>1e308</xmax><xmax>"), CHECK, 1, "bad box"),
+    ("not XML", put("Annotations/1.xml", "{}"), CHECK, 2, "Annotations/1.xml is not readable as XML"),
+    ("empty", put("Annotations/1.xml", ""), CHECK, 2, "Annotations/1.xml is not readable as XML"),
+    ("torn", put("Annotations/1.xml", lambda old: old[:80]), CHECK, 2, "Annotations/1.xml is not readable as XML"),
+    ("an unknown encoding", head('<?xml version="1.0" encoding="klingon"?>'), CHECK, 2, "Annotations/1.xml is not readable as XML"),
+    ("an encoding of many bytes", head('<?xml version="1.0" encoding="utf-7"?>'), CHECK, 2, "Annotations/1.xml is not readable as XML"),
+    ("entities of entities", both(head(LAUGHS), tag(1, "<name>paper", "<name>&i;")), CHECK, 2, "Annotations/1.xml is not readable as XML"),
+    ("a file of the system", both(head('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'), tag(1, "<name>paper", "<name>&a;")), CHECK, 2, "Annotations/1.xml"),
+    ("100,000 elements deep", put("Annotations/1.xml", "<a>"*100_000 + "</a>"*100_000), CHECK, 0, "10 objects"),
+    ("another root", put("Annotations/1.xml", "<html/>"), CHECK, 0, "10 objects"),
+    ("a list not UTF-8", put("ImageSets/Main/train.txt", "Müll".encode("cp1252")), CHECK, 2, "ImageSets/Main/train.txt"),
+    ("a photo in no list", put("ImageSets/Main/val.txt", "4"), CROP, 2, "1 photos are in no list of a split, such as JPEGImages/5.jpg"),
+    ("the same XML twice", rename("Annotations/2.xml", "Annotations/more/1.xml"), CHECK, 0, "12 objects"))
+
+test_folders_per_class = suite(make_folders,
+    ("sound", same, CHECK, 0, "a folder per class, 3 classes", "12 photos and 12 objects"),
+    ("cut as they are", same, CROP, 0, "12 of 12 photos"),
+    ("a loose photo", save("x.jpg", draw(99)), CHECK, 2, "x.jpg: no class; photos lie in a folder per class"),
+    ("no photos", both(remove("can"), remove("paper"), remove("bag"), put("notes/x.txt", "x")), CHECK, 2, "there is no photo in it; expected a folder per class"),
+    ("one class", both(remove("paper"), remove("bag")), CROP, 2, "only one class, 'can'"),
+    ("a text among the photos", put("can/notes.txt", "mine"), CHECK, 0, "not a photo", "can/notes.txt"),
+    ("a hidden file", put("can/.DS_Store", b"\0"), CHECK, 0, "Nothing to report"),
+    ("a video", put("can/film.mp4", b"\0"), CHECK, 0, "not a photo"),
+    ("a photo of HEIC", put("can/IMG_1.HEIC", b"\0\0\0\x18ftypheic"), CHECK, 0, "can/IMG_1.HEIC"),
+    ("a text that is called a photo", put("can/0.jpg", "no picture"), CHECK, 1, "undecodable photo", "can/0.jpg"),
+    ("an empty photo", put("can/0.jpg", b""), CHECK, 1, "undecodable photo"),
+    ("one photo in two classes", rename("can/0.jpg", "paper/extra.jpg"), CHECK, 0, "12 objects"),
+    ("only a test split", both(*(rename(name, f"test/{name}") for name in ("can", "paper", "bag"))), CROP, 2, "none named train"),
+    ("a class called train", rename("can", "train"), CHECK, 0, "3 classes"),
+    ("deep folders", rename("can/0.jpg", "can/a/b/c/0.jpg"), CHECK, 0, "12 objects"),
+    ("a link in a circle", lambda folder: (folder/"can/again").symlink_to(folder), CHECK, 0, "12 objects"),
+    ("a broken link", lambda folder: (folder/"can/9.jpg").symlink_to(folder/"nowhere.jpg"), CHECK, 1, "missing photo", "can/9.jpg"),
+    ("a name that is no text", lambda folder: (folder/"can/0.jpg").rename(str(folder/"can/M") + "\udcfcll.jpg"), CHECK, 0, "12 objects"),
+    ("a name that is no text is not cut", lambda folder: (folder/"can/0.jpg").rename(str(folder/"can/M") + "\udcfcll.jpg"), CROP, 2, "is not valid Unicode text"),
+    ("a name with a line break", rename("can/0.jpg", "can/a\nb.jpg"), CROP, 0, "12 of 12 photos"),
+    ("a class that cannot be a folder", rename("can", "CON"), CROP, 2, "label 'CON' cannot be a folder name"),
+    ("no such folder", same, "check nowhere", 2, "nowhere"),
+    ("photos for folders", same, f"{CROP} --photos can", 2, "photos = can: belongs to a COCO file"))
