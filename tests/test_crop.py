@@ -287,7 +287,7 @@ def test_photos_in_a_folder_per_class_are_crops_as_they_are(tmp_path, capsys):
     assert "mine: a folder per class, 3 classes (no annotation file); 24 of 24 photos and 24 of 24 boxes can be used" in capsys.readouterr().out
     (tmp_path/"map.csv").write_text("category,label\nglass,hard\nmetal,hard\npaper,soft\n")
     assert set(run(tmp_path, annotations="mine", class_map="map.csv", out="mapped").manifest.label) == {"hard", "soft"}
-    with pytest.raises(ValueError, match="photos = mine: belongs to a COCO file"): run(tmp_path, annotations="mine", class_map="", photos="mine")
+    with pytest.raises(ValueError, match="photos = .*mine: belongs to a COCO file"): run(tmp_path, annotations="mine", class_map="", photos="mine")
     done = subprocess.run([BIN/"lightweight", "crop", "mine", "--out", "typed"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path/"typed/crops.json").exists(), done.stderr
 
@@ -299,7 +299,7 @@ def test_the_split_of_the_folders_is_kept(tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().out
     shutil.copy(tmp_path/"mine/train/glass/0.png", tmp_path/"mine/test/glass/copy.png")
     run(tmp_path, annotations="mine", class_map="")
-    assert "WARNING: the split of the folders divides 1 groups of similar photos (data leakage)" in capsys.readouterr().out
+    assert "WARNING: 1 of these groups are divided by the split of the folders (used unchanged; data leakage)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("tops, drawn", [(("train", "test"), "valid"), (("train", "valid"), "test"), (("train",), "valid test")])

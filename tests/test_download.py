@@ -230,7 +230,7 @@ def test_a_full_disk_ends_the_download(tmp_path, web, monkeypatch):
 @pytest.fixture
 def sizes(tmp_path, web):
     "A photo in two sizes, the larger one with an EXIF orientation."
-    exif = Image.Exif(); exif[0x0112] = 6
+    exif = Image.Exif(); exif[0x0112] = 6; exif[0x0132] = "2026:05:01 10:00:00"
     web.pages |= {"/0.jpg": (200, PICTURE, encode(1280, 960, exif=exif)), "/0_z.jpg": (200, PICTURE, encode(640, 480))}
     image = dict(id=0, file_name="0.jpg", width=1280, height=960, flickr_url=f"{web.url}/0.jpg", flickr_640_url=f"{web.url}/0_z.jpg")
     def write_as(**fields):
@@ -308,10 +308,10 @@ def test_lost_connection_is_tried_again(tmp_path, web, fault):
 
 
 def test_server_that_does_not_answer_is_asked_again(tmp_path, web, monkeypatch):
-    def hang(handler):
-        download._timeout = PATIENCE_S                     # of the next attempts
-        handler.connection.recv(1)                         # returns when the client gives up
+    def hang(handler): handler.connection.recv(1)          # returns when the client gives up
+    def pause(seconds): download._timeout = PATIENCE_S     # of the next attempts
     monkeypatch.setattr(download, "_timeout", .5)
+    monkeypatch.setattr(download.time, "sleep", pause)
     web.pages["/0.jpg"] = [hang, (200, PICTURE, encode())]
     assert run(write(tmp_path, web)).returncode == 0 and len(web.asked) == 2
 

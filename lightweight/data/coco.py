@@ -126,7 +126,7 @@ def _read_photos(entries, root, findings, decode, progress)->dict[int, tuple]: #
         if fit.action != 'refused': photos[key] = name, fit
     if entries and all(fit.kind == 'missing photo' for fit, _ in files):
         detail = (f'images: none of the {len(entries):,} photos is there; {describe_value(str(root/name), 160)}, for '
-                  'instance, was looked for; put them there, or name the folder in which they lie')
+                  'instance, was looked for; put them there, or name the folder in which they lie (--photos)')
         findings.add('whole file', 'suspect', detail)
     swapped = sum(fit.kind == 'wrong recorded size' and 'swapped' in fit.detail for fit, _ in files)
     if swapped > 1 and not photos:

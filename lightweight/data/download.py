@@ -15,6 +15,7 @@ from threading import Lock
 from urllib.parse import urlsplit
 
 import pandas as pd, requests
+from PIL import Image
 
 from ..core.console import explain_error, hide_secrets, list_some, run_command, suggest, track
 from ..core.files import write_atomically
@@ -87,15 +88,23 @@ def _find_answer_fault(url, answer): # what shows that a response is not the req
     asked, came = (urlsplit(u).path.rsplit('/', 1)[-1] for u in (url, answer.url))
     return '' if asked == came else f'the server sent {describe_value(answer.url, 300)} instead'
 
+def _copy_exif(photo): # orientation and time only: other fields may be damaged
+    found, kept = photo.getexif(), Image.Exif()
+    kept[0x0112] = read_orientation(photo)
+    time = found.get_ifd(0x8769).get(0x9003) or found.get(0x0132)
+    if isinstance(time, str): kept[0x0132] = time[:19]
+    return kept
+
 def _check_picture(data, entry, small): # the picture to keep, decoded and compared with the annotation file
     with open_image(io.BytesIO(data)) as photo:
         fit = fit_size(read_size(entry), photo.size, read_orientation(photo))
         photo.load()
         if fit.action == 'refused': raise ValueError(f'the picture is not the one that is annotated: {fit.detail}')
         if not small or max(photo.size) <= _max_side: return data
-        exif, photo, buffer = photo.getexif(), to_rgb(photo), io.BytesIO()
+        exif, profile, buffer = _copy_exif(photo), photo.info.get('icc_profile'), io.BytesIO()
+        photo = to_rgb(photo)
         photo.thumbnail((_max_side, _max_side))
-        photo.save(buffer, 'JPEG', quality=90, exif=exif) # with the time and the orientation
+        photo.save(buffer, 'JPEG', quality=90, exif=exif, icc_profile=profile)
         return buffer.getvalue()
 
 class _Fetcher: # of the photos below a folder, used by several threads

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array, triu
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
+from ..core.console import track
 from .image import is_deep, open_image, to_upright
 
 # %% ../../nbs/data/09_groups.ipynb #c013
@@ -29,9 +30,10 @@ def _shrink_photo(path):
             return upright.convert('L').resize((_side, _side), Image.Resampling.LANCZOS)
     except (OSError, SyntaxError, ValueError) as e: raise OSError(f"cannot read photo {path}: {e}") from e
 
-def _shrink_photos(photos, root)->np.ndarray: # small grey squares, uint8 of shape (n, 48, 48)
+def _shrink_photos(photos, root, progress=False)->np.ndarray: # small grey squares, uint8 of shape (n, 48, 48)
     def shrink(name): return np.asarray(_shrink_photo(Path(root)/name))
-    with ThreadPoolExecutor(2) as pool: small = list(pool.map(shrink, photos.file_name))
+    with ThreadPoolExecutor(2) as pool:
+        small = list(track(pool.map(shrink, photos.file_name), len(photos), 'comparing', 'photo', progress))
     return np.array(small, np.uint8).reshape(-1, _side, _side)
 
 def _turn_picture(pictures, way):
@@ -124,9 +126,10 @@ def pair_alike(
     photos:pd.DataFrame, # one row per photo, with file_name
     root:str|Path, # folder of the photos
     max_distance:int=22, # different bits of two hashes, of 144
+    progress:bool=False, # show a progress bar
 )->np.ndarray: # int of shape (pairs, 2): positions of the two members
     "Find near-duplicates in any orientation, by looks, by pixels or by names."
-    small = _shrink_photos(photos, root)
+    small = _shrink_photos(photos, root, progress)
     hashes = np.array([_hash_turned(picture) for picture in small], bool).reshape(len(small), 8, 144)
     alike = _find_close_pairs(hashes, max_distance)[:, :2]
     return np.unique(np.concatenate([alike, _find_copies(small), pair_copies(photos.file_name)]), axis=0)

@@ -65,8 +65,6 @@ def label_objects(
     "Read the objects, map them to classes and group their photos."
     annotations, photos = find_annotations(s.annotations, root), s.photos and resolve_path(s.photos, root)
     map_file = s.class_map or (_sample_map if annotations == root/_sample else '')
-    if photos and annotations.suffix.lower() != '.json':
-        raise ValueError(f'photos = {s.photos}: belongs to a COCO file, and annotations = {s.annotations} is none')
     if photos and not photos.is_dir(): raise FileNotFoundError(f'photos = {s.photos}: there is no folder {photos}')
     if map_file and not resolve_path(map_file, root).is_file():
         raise FileNotFoundError(f'class_map = {s.class_map}: there is no file {resolve_path(map_file, root)}')
@@ -143,8 +141,6 @@ def _keep_splits(objects, s): # the split of the source; valid or test, if absen
         if most < 3: raise ValueError(f'{s.annotations}: train has too few photos to draw {name} from them: add photos')
         folds = make_folds(train, min(most, max(3, round(1/getattr(s, name)))), s.seed)
         objects = objects.assign(split=objects.split.mask(objects.index.isin(folds.index[folds.fold == 0]), name))
-    torn = objects.groupby('group').split.nunique().gt(1).sum()
-    if torn: print(f'WARNING: the split of the folders divides {torn:,} groups of similar photos (data leakage)')
     return check_splits(objects.assign(group=objects.groupby(['group', 'split']).ngroup()))
 
 def split_objects(

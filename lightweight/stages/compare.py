@@ -54,8 +54,11 @@ def check_plan(
     for key in changes:
         if (first := folders.setdefault(_name_folder(*key, 0), key)) != key:
             raise SettingsError(f'{path}: {first} and {key} would share the folder {_name_folder(*key, 0)}; rename one')
-    return {key: TrainSettings.check(whole.base | changed, ': '.join([path, *(str(k) for k in key if k != '')]))
-            for key, changed in changes.items()}
+    found = {key: TrainSettings.check(whole.base | changed, ': '.join([path, *(str(k) for k in key if k != '')]))
+             for key, changed in changes.items()}
+    if any(settings.sees_valid for settings in found.values()):
+        raise SettingsError(f'{path}: refit = true: trainings are compared on the validation crops; leave it out')
+    return found
 
 # %% ../../nbs/compare.ipynb #c011
 def _tabulate_worth(runs):

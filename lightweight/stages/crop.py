@@ -56,8 +56,9 @@ def _summarise_groups(s, coco, objects, split):
         (i, j), n_copies = pairs[0], len(set(pairs[:, 1]))
         lines.append(f'  {n_copies:,} of them are copies of others by their names, such as {names[j]} and {names[i]}')
     torn = int((split.split.groupby(split.photo_id.map(photos)).nunique() > 1).sum())
-    if s.splits and torn:
-        lines.append(f'  WARNING: {torn} of these groups are divided by splits = {s.splits} (used unchanged)')
+    if torn:
+        which = f'splits = {s.splits}' if s.splits else 'the split of the folders'
+        lines.append(f'  WARNING: {torn} of these groups are divided by {which} (used unchanged; data leakage)')
     return lines
 
 # %% ../../nbs/crop.ipynb #c029

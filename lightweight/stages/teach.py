@@ -70,6 +70,8 @@ def open_teacher(
         return features.Teacher(features.Pooled(network), s.teacher_size or s.img_size, mean, std)
     if s.teacher_cut: raise ValueError(f'teacher_cut = {s.teacher_cut}: only an ImageNet teacher can be cut')
     network, info = load_checkpoint(features.check_teacher(resolve_path(s.teacher, root), split))
+    if info.get('refit'): raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops (refit = true); '
+                                           'name a run without refit')
     return features.Teacher(features.Pooled(network), s.teacher_size or info['img_size'], info['mean'], info['std'])
 
 def build_student(

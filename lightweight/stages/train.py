@@ -39,7 +39,7 @@ from ..training.trackers import TRACKER_FILES, check_tracker, follow_run
 _of_network = ('network', 'cut', 'head_width', 'pretrained', 'dropout', 'labels')
 
 class TrainSettings(DataSettings, TrainingSettings):
-    "Train a network on the train crops; keep the epoch with the highest macro-F1 on the valid crops."
+    "Train a network on the train crops; keep the epoch with the highest macro-F1 on the valid crops (see refit)."
     crops:ReadPath = Field('outputs/sample/crops', description='crop folder, as written by crop')
     out:WritePath = Field('outputs/sample/train', description='run folder; an earlier run is moved to OUT.previous')
     preset:Literal['auto','none','quick','recommended','published'] = Field(
@@ -163,14 +163,19 @@ def find_teacher(
     shown = '' if crops['settings']['square'] or s.teacher_view != 'same' else s.resize
     return distillation.check_teacher(resolve_path(s.teacher, root), crops['splits'], crops['classes'], shown)
 
+def _check_seen(s, known): # refuse a teacher that has learnt the crops on which the epoch is chosen
+    answers = s.teacher_view != 'same' and is_probe(known)                              # out-of-fold
+    if not known.get('refit') or s.sees_valid or answers: return
+    remedy = 'choose teacher_view = crop' if is_probe(known) else 'name a run without refit'
+    raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops (refit = true); {remedy}')
+
 def _make_distillation(s, root, path, dls, info): # the callback that adds the distillation loss
     fine, known = 'categories' in info, runs.read_checkpoint_info(path)
     if fine and known.get('categories') != info['categories']:
         raise ValueError(f'teacher = {s.teacher}: it has not learnt the categories of these crops; '
                          'choose labels = classes')
+    _check_seen(s, known)
     if s.teacher_view == 'same':
-        if known.get('refit'): raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops '
-                                                '(refit = true); choose teacher_view = crop')
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'

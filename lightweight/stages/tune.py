@@ -97,7 +97,9 @@ OWN_FILES = ('study.log', 'study.log.lock', 'study.log.lock*-*.rename', 'study.t
 def _list_places(s, root): # validate the shared train settings; arguments of `check_folder` and `claim_folder`
     if own := [k for k in s.training if k in _sampled]:
         raise SettingsError(f"training: {', '.join(own)} is sampled or has a setting of its own in this stage")
-    reads = TrainSettings.check(s.training, 'training').list_reads(root)
+    if (shared := TrainSettings.check(s.training, 'training')).sees_valid:
+        raise SettingsError('training: refit = true: trials are compared on the validation crops; leave it out')
+    reads = shared.list_reads(root)
     reads = s.list_reads(root) | {f'training: {k}': path for k, path in reads.items() if k in s.training}
     return dict(out=root/s.out, stage='tune', files=OWN_FILES, reads=reads, root=root)
 

@@ -53,27 +53,27 @@ def make_coco(folder, n=12):
     write(folder/"classes.csv", "category,label\n" + "".join(f"{c},{c}\n" for c in NAMES))
 
 
-def make_yolo(folder, n=6):
-    "A YOLO data set of train and val."
+def make_yolo(folder, n=9):
+    "A YOLO data set of train, val and test."
     for i in range(n):
-        part, lines = "val" if i >= n - 2 else "train", []
+        part, lines = "train" if i < n - 4 else "val" if i < n - 2 else "test", []
         (folder/f"images/{part}").mkdir(parents=True, exist_ok=True)
         draw(i).save(folder/f"images/{part}/{i}.jpg")
         for c, x, y, w, h in list_boxes(i):
             lines.append(f"{NAMES.index(c)} {(x + w/2)/WIDTH} {(y + h/2)/HEIGHT} {w/WIDTH} {h/HEIGHT}")
         write(folder/f"labels/{part}/{i}.txt", "\n".join(lines) + "\n")
-    write(folder/"data.yaml", f"path: .\ntrain: images/train\nval: images/val\nnames: [{', '.join(NAMES)}]\n")
+    write(folder/"data.yaml", f"path: .\ntrain: images/train\nval: images/val\ntest: images/test\nnames: [{', '.join(NAMES)}]\n")
 
 
-def make_voc(folder, n=6):
-    "A Pascal VOC data set with lists of two splits."
+def make_voc(folder, n=9):
+    "A Pascal VOC data set with lists of the splits."
     (folder/"JPEGImages").mkdir(parents=True)
     for i in range(n):
         draw(i).save(folder/f"JPEGImages/{i}.jpg")
         nodes = [f"<object><name>{c}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>\n"
                  for c, x, y, w, h in list_boxes(i)]
         write(folder/f"Annotations/{i}.xml", f"<annotation>\n<filename>{i}.jpg</filename>\n{''.join(nodes)}</annotation>\n")
-    for part, stems in dict(train="0 1 2 3", val="4 5").items(): write(folder/f"ImageSets/Main/{part}.txt", stems.replace(" ", "\n"))
+    for part, stems in dict(train="0 1 2 3 4", val="5 6", test="7 8").items(): write(folder/f"ImageSets/Main/{part}.txt", stems.replace(" ", "\n"))
 
 
 def make_folders(folder, n=4):
@@ -183,7 +183,7 @@ class Done(NamedTuple):
     warnings: list
 
 
-def run(command, folder=None, text="", seconds=60):
+def run(command, folder=None, text="", seconds=600):
     "Run `lightweight COMMAND` in this process, in a folder."
     words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
     out, err, before = io.StringIO(), io.StringIO(), (os.getcwd(), sys.argv, sys.stdin)

@@ -167,7 +167,7 @@ SETS = { # name: set, damaged file, its content, commands in turn
 def observe(command, folder):
     "Run a command on a damaged set and check how it ends."
     before, used = read_tree(folder), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    done = run(command, folder, seconds=30)
+    done = run(command, folder, seconds=300)
     said = done.out + done.err
     assert done.code in (0, 1, 2) and "Traceback" not in said and not done.warnings, (done.code, said, done.warnings)
     assert done.code != 2 or done.err.splitlines()[-1].strip(), "nothing is said"
