@@ -20,6 +20,7 @@ from .crops import select_large
 from .groups import ALIKE, group_pairs, pair_alike
 from .objects import ObjectSettings, split_objects
 from .sources import describe_source, find_source, list_splits, read_source
+from .splits import SPLITS
 
 # %% ../../nbs/data/16_check.ipynb #n846db2a
 def count_classes(
@@ -76,7 +77,10 @@ def _find_obstacle(path, coco, objects, folder)->str: # the first thing to mend;
         return f'{len(refused):,} photos or boxes are refused; {row.file_name or "the first"}: {row.detail}'
     if coco.objects.empty: return 'there is no annotation'
     if objects.empty: return f'all objects are smaller than {least} pixels, or have no class'
-    if objects.label.nunique() == 1: return f'there is only one class, {objects.label.iloc[0]!r}; two are needed'
+    if objects.label.nunique() == 1:
+        below = coco.kind == 'folders' and bool(coco.photos.file_name.str.count('/').min() > 1)
+        hint = f'; perhaps you mean {path/objects.label.iloc[0]}'*below
+        return f'there is only one class, {objects.label.iloc[0]!r}; two are needed{hint}'
     try: split_objects(objects, coco, folder, SimpleNamespace(**vars(_drawn), annotations=str(path)), Path())
     except ValueError as error:
         lines = str(error).removesuffix('.').splitlines()
@@ -87,7 +91,8 @@ def _advise(path, coco, objects, obstacle, options): # the last line
     if obstacle: return f'Mend first: {obstacle}.'
     used = objects.photo_id.nunique()
     share = f'{used:,} photos' if used == coco.n_photos else f'{used:,} of {coco.n_photos:,} photos'
-    name = (path if path.is_dir() else path.resolve().parent).resolve().name
+    folder = (path if path.is_dir() else path.parent).resolve()
+    name = folder.name if folder.name not in SPLITS else f'{folder.parent.name}-{folder.name}'
     command = shlex.join(['lightweight', 'crop', str(path), *options, '--out', f'outputs/{name}/crops'])
     return f'{share}, {len(objects):,} objects, {objects.label.nunique()} classes, ready: {command}'
 

@@ -90,7 +90,7 @@ def apply_class_map(
     missing = [category for category in objects.category.unique() if _plain(category) not in class_map]
     if missing:
         also = f" (nor have {len(missing) - 1} others: {', '.join(map(repr, missing[1:6]))})" if missing[1:] else ''
-        raise ValueError(f"category {missing[0]!r} has no row in {source}{also}{suggest(missing[0], class_map) or '.'} "
+        raise ValueError(f"category {missing[0]!r} has no row in {source}{also}{suggest(missing[0], class_map)}. "
                          "Give it a label there, or an empty label to leave it out; --class-map names the file.")
     labelled = objects.assign(label=objects.category.map(_plain).map(class_map).astype('str'))
     return labelled[labelled.label != ''].reset_index(drop=True)

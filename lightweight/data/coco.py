@@ -244,7 +244,7 @@ def read_coco(
     path = Path(root if made else annotations)
     coco, converted = (annotations, []) if made else parse_coco(path.read_bytes(), path)
     for detail in converted: findings.add('number in another form', 'repaired', detail)
-    for name in coco.get('others', ()) if made else (): findings.add('not a photo', 'kept', 'left out', file_name=name)
+    for name in coco.get('others', ()) if made else (): findings.add('not a photo', 'kept', 'left out; convert it to JPEG or PNG if it is one', file_name=name)
     categories = _read_categories(coco, path, findings)
     root = path.parent if root is None else Path(root)
     if not root.is_dir(): raise ValueError(f'root is {root}, which is no folder')

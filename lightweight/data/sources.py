@@ -34,16 +34,26 @@ class ClassPhoto(NamedTuple):
 
 def _is_photo(name): return Image.registered_extensions().get(Path(name).suffix.lower()) in FORMATS
 
+def _list_visible(root): # files, without hidden ones and what macOS puts beside them
+    return [name for name in list_files(root) if not any(part.startswith('.') for part in name.split('/'))]
+
+def _find_split(root, tops): # whether the top folders are those of a split
+    known = sorted(name for name in tops if name.lower() in _splits)
+    others = sorted(tops - set(known) - {''})
+    if len(known) > 1 and others:
+        raise ValueError(f'{root}: {list_some(others)} beside {list_some(known)}: folders of a split are named train, valid '
+                         '(or val) and test; rename it or move it away')
+    return bool(known) and not others
+
 def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], list[str]]: # sorted; the files that are no photos
     "List the photos of a folder per class."
-    files = [name for name in list_files(root) if not any(part.startswith('.') for part in name.split('/'))]
+    files = _list_visible(root)
     photos, rows = [name for name in files if _is_photo(name)], []
-    tops = {name.split('/')[0].lower() for name in photos}
-    split = bool(tops) and tops <= _splits.keys()
+    split = _find_split(root, {name.rpartition('/')[0].split('/')[0] for name in photos})
     if loose := [name for name in photos if name.count('/') < 1 + split]:
         place = 'a folder per class in train, valid and test' if split else 'a folder per class'
         raise ValueError(f'{root}: {list_some(loose)}: no class; photos lie in {place}, as in {root}/glass/001.jpg, '
-                         'or are listed in a COCO file')
+                         'or are listed in a COCO file; perhaps you mean the folder above')
     for name in photos:
         top, *rest = name.split('/')
         rows.append(ClassPhoto(_splits[top.lower()] if split else '', rest[0] if split else top, name))
@@ -57,7 +67,8 @@ def _find_clashes(root, rows): # photos that are the same file in another class:
         except OSError: continue                                      # reported as a photo
         same.setdefault(hashlib.sha256(content).digest(), []).append(row)
     clashes = [group for group in same.values() if len({row.category for row in group}) > 1]
-    return {row.file_name: 'the same file as ' + list_some(other.file_name for other in group if other is not row)
+    def name_others(row, group): return list_some(other.file_name for other in group if other is not row)
+    return {row.file_name: f'the same file as {name_others(row, group)}; leave it in the right class only'
             for group in clashes for row in group}
 
 def read_folders(
@@ -143,7 +154,7 @@ def read_yolo(
     file, rows = Path(file), []
     names, root = _read_names(file), file.parent
     for split, folder in _list_split_folders(file):
-        for name in filter(_is_photo, list_files(folder)):
+        for name in filter(_is_photo, _list_visible(folder)):
             photo = (folder.resolve()/name).relative_to(root.resolve()).as_posix() # the photo itself may be a link
             label = Path('/labels/'.join(f'/{photo}'.rsplit('/images/', 1))[1:]).with_suffix('.txt')
             rows.append((split, photo, _read_labels(root/label, names, label.as_posix())))
@@ -185,7 +196,7 @@ def read_voc(
 )->CocoData: # as from `read_coco`; entries have the split, if there are lists of it
     "Read a Pascal VOC data set."
     root, rows = Path(root), []
-    files = list_files(root)
+    files = _list_visible(root)
     photos = {name.rsplit('/', 1)[-1].lower(): name for name in files if _is_photo(name)}
     lists = {_splits[Path(n).stem]: ' '.join(_read_lines(root/n, root/n)).split() for n in files
              if n.startswith('ImageSets/') and n.endswith('.txt') and Path(n).stem in _splits}
@@ -252,6 +263,8 @@ def _list_annotations(folder): # COCO or YOLO files; any JSON or YAML file, unle
 
 def _pick_reader(folder): # of a folder without an annotation file
     if _list_split_files(folder): return read_coco_splits
+    if nested := [p for p in sorted(folder.glob('[Aa]nnotations/*.json')) if _is_marked(p)]:
+        raise ValueError(f'{folder}: name one annotation file, such as {nested[0]}, and the folder of its photos (--photos)')
     return read_voc if any(folder.glob('Annotations/*.xml')) or any(folder.glob('*.xml')) else read_folders
 
 def find_source(path:str|Path)->Path: # the annotation file in a folder; the folder if it has none
@@ -289,7 +302,10 @@ _signs = {'COCO': ('COCO annotations', 'a JSON file'), 'YOLO': ('YOLO annotation
 
 def describe_source(coco:CocoData)->str: # a sentence
     "Say as what a source was read, and why."
-    kept = ', '.join(f'{name} {n:,}' for name, n in Counter(list_splits(coco).values()).items())
-    split = f'; the split of the folders is kept ({kept} photos)' if kept else ''
+    counts, n = Counter(list_splits(coco).values()), int((coco.categories.n_boxes > 0).sum())
+    kept = ', '.join(f'{name} {n:,}' for name, n in counts.items())
+    drawn = [name for name in ('valid', 'test') if name not in counts]
+    also = f', {" and ".join(drawn)} drawn from train'*bool(drawn)
+    split = f'; the split of the folders is kept ({kept} photos){also}' if kept else ''
     kind, why = _signs[coco.kind]
-    return f'{kind}, {len(coco.categories)} classes ({why}){split}'
+    return f'{kind}, {n} class{"es"*(n != 1)} ({why}){split}'
