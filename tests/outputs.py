@@ -15,7 +15,7 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ORDER = ["crop", "eda", "train", "teach", "tune", "compress", "export", "evaluate", "compare"]  # each uses what the ones before it made
+ORDER = ["crop", "eda", "train", "teach", "tune", "compress", "export", "calibrate", "evaluate", "compare"]  # each uses what the ones before it made
 OWN = dict(crop=["crops"], export=["train/export"], teach=["teach", "patches"])  # folders of outputs/sample; of other pages: the page's name
 KINDS = ("image/png", "image/svg+xml", "text/html", "text/markdown", "text/plain")
 VOLATILE = re.compile(r"0x[0-9a-f]{6,}|\d\d:\d\d:\d\d|\b\d+(\.\d+)? ?(s|ms|min|seconds|minutes)\b|it/s|/tmp/|" + re.escape(str(ROOT)))

@@ -16,7 +16,7 @@ from test_house import ROOT, STAGES, name_page
 from test_notebooks import run_notebook
 
 BIN = Path(sys.executable).parent
-ORDER = ["eda", "crop", "train", "export", "evaluate", "compare", "teach", "compress", "race", "tune", "measure", "benchmark"]  # each finds what the one before it left
+ORDER = ["eda", "crop", "train", "export", "calibrate", "evaluate", "compare", "teach", "compress", "race", "tune", "measure", "benchmark"]  # each finds what the one before it left
 SETTLED = dict(precision="fp32", channels_last=True, n_threads=1)  # `auto` measures, and two runs on a busy machine may measure differently and add in another order
 OPTIONS = SETTLED | dict(crops="outputs/sample/crops", network="timm:lcnet_035", img_size=32, bs=16, epochs=6, ema=0.9, checkpoint_every=2,
                          freeze_epochs=1, body_lr=0.5, mix="mixup", seed=3)

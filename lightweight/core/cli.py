@@ -26,6 +26,7 @@ _commands = { # group → name → (module:function, description)
         compress=('stages.compress:main', 'prune, distil and quantise a trained network step by step')),
     'Results': dict(
         export=('stages.export:main', 'write ONNX, OpenVINO and other files, checked against the checkpoint'),
+        calibrate=('stages.calibrate:main', 'choose thresholds that promise the purity of what is accepted'),
         evaluate=('stages.evaluate:main', 'measure F1 and latency on the test split and write a report'),
         predict=('deploy.predict:main', 'classify images with an exported file'),
         submit=('deploy.submission:main', 'write the submission file of the published project'),
