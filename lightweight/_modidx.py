@@ -1939,6 +1939,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._open_case': ( 'evaluate.html#_open_case',
                                                                                          'lightweight/stages/evaluate.py'),
+                                             'lightweight.stages.evaluate._run': ('evaluate.html#_run', 'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._score_variants': ( 'evaluate.html#_score_variants',
                                                                                               'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._summarise_file': ( 'evaluate.html#_summarise_file',

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..core.console import catch_output, suggest
+from ..core.console import catch_output, suggest, track
 from ..core.files import MARKER, hold_lock, nest_files, read_maker, write_atomically
 from .runtime import KEY, VERSION, Model, list_parts, open_model, pack_examples
 from ..metrics.metrics import macro_f1
@@ -310,7 +310,7 @@ def export_formats(
         if name not in FORMATS: raise ValueError(f'unknown format {name!r}{suggest(name, FORMATS)}')
     clear_stale(Path(folder), info['checkpoint'])
     rows = []
-    for name in dict.fromkeys(names):
+    for name in track(names := dict.fromkeys(names), len(names), 'exporting', 'formats'):
         rows += (new := export_format(FORMATS[name], network, info, folder, *options))
         add_rows(folder, new)
     return rows

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from torch.nn.modules.module import register_module_forward_hook
 
 import lightweight.evaluation.result_plots as report
+from ..core.console import track
 from .data_plots import plot_examples
 from ..metrics.metrics import (bin_confidence, calibration_error, compute_metrics, confusion, macro_f1,
                                          tabulate_sizes)
@@ -41,8 +42,10 @@ _corruptions = dict(blur=(_blur_images, (.005, .01, .02, .03, .045)), # sigma, a
 def _measure_robustness(predict, images, targets): # on uint8 images: a row per corruption and severity, 1 to 5
     def measure(changed): return macro_f1(targets, (probs := predict(changed)).argmax(1), probs.shape[1])
     clean = measure(images)
+    cases = [(kind, i, corrupt, amount) for kind, (corrupt, amounts) in _corruptions.items()
+             for i, amount in enumerate(amounts, 1)]
     rows = [dict(corruption=kind, strength=i, macro_f1=measure(corrupt(images, amount)))
-            for kind, (corrupt, amounts) in _corruptions.items() for i, amount in enumerate(amounts, 1)]
+            for kind, i, corrupt, amount in track(cases, len(cases), 'corruptions', 'levels')]
     return pd.DataFrame(rows).assign(relative_f1=lambda t: t.macro_f1/clean if clean else float('nan'))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #gc005

@@ -15,6 +15,7 @@ import numpy as np, pandas as pd
 from pydantic import Field
 
 import lightweight.deploy.timing as timing
+from ..core.console import track
 from ..core.files import check_unedited, claim_folder, write_atomically
 from ..core.records import (check_record_place, find_ledgers, hash_file, note_opening, read_record,
                                       start_record, write_record)
@@ -132,7 +133,7 @@ def _measure(s, case, exported, models):
     "The test crops with the checkpoint's predictions, the error analysis, and the table of variants."
     rows, classes, pixels = case.rows, case.info['classes'], to_pixels(case.images)
     probs = dict(eager=predict_images(case.network, case.images, case.info['mean'], case.info['std']))
-    probs |= {name: ask_model(model, pixels) for name, model in models.items()}
+    for name, model in track(models.items(), len(models), 'predicting', 'files'): probs[name] = ask_model(model, pixels)
     table = tabulate_probabilities(probs['eager'], classes)
     rows = pd.concat([rows.assign(pred=probs['eager'].argmax(1)), table], axis=1)
     fast = next(iter(models.values())) # several times as fast as eager PyTorch on the many corrupted images
@@ -211,7 +212,11 @@ def _summarise_file(path):
     except (KeyError, TypeError) as e:
         raise ValueError(f'{path}: not a complete record of evaluate: {e} is missing or invalid') from None
 
-def main(): settings_main(EvaluateSettings, lambda s: print(summarise(evaluate(s).record)), prog='lightweight evaluate')
+def _run(s):
+    result = evaluate(s)
+    print(summarise(result.record), f'report     {s.out}/report.html', sep='\n')
+
+def main(): settings_main(EvaluateSettings, _run, prog='lightweight evaluate')
 
 class _Summary(Settings):
     "Print the result of an evaluation."

@@ -66,7 +66,7 @@ def _choose_config(network, xb, yb, loss, n_steps, candidates, measure=_time_ste
     end = start + _budget*n_steps*step_s
     for i, field in enumerate(fields):
         if not step_s or end - clock() < _min_steps*step_s:
-            return config, [*lines, _explain_skipped(config, fields[i:], n_steps)]
+            return config, lines + [_explain_skipped(config, fields[i:], n_steps)]*(n_steps > 0) # a probe has no steps
         steps = {v: _make_step(network, xb, yb, loss, **config | {field: v}) for v in candidates[field]}
         times = measure(steps, limit_s=end - clock())
         best, margin = min(times, key=times.get), 1.1 if field == 'precision' else 1.05
