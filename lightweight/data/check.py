@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np, pandas as pd
 
 from ..core.console import run_command
-from .class_map import apply_class_map, read_class_map
+from .class_map import read_class_map
 from .coco import CocoData, Findings, report_findings
 from .crops import select_large
 from .groups import ALIKE, group_pairs, pair_alike
-from .objects import ObjectSettings, split_objects
+from .objects import ObjectSettings, add_labels, split_objects
 from .sources import describe_source, find_source, list_splits, read_source
 from .splits import SPLITS
 
@@ -56,11 +56,6 @@ class CheckReport(NamedTuple):
     text:str # all lines
     sound:bool # nothing is refused or suspect, and the classes are large enough
     coco:CocoData # as read, with the findings
-
-def _label_objects(coco, class_map): # objects with label, of the minimum size
-    objects = coco.objects.assign(label=coco.objects.category.str.strip())
-    if class_map: objects = apply_class_map(coco.objects, read_class_map(class_map), class_map)
-    return select_large(objects, ObjectSettings().min_side)
 
 def _tabulate_classes(coco, objects): # paragraphs
     if len(objects): yield count_classes(objects, list_splits(coco)).reset_index().to_string(index=False)
@@ -106,10 +101,11 @@ def check_source(
 )->CheckReport: # text, sound and coco
     "Check annotated photos."
     path, options = find_source(path), {'--photos': root, '--class-map': class_map}
+    labels = read_class_map(class_map) if class_map else {}
     coco, folder = read_source(path, root, decode, progress)
     pairs = pair_alike(coco.photos, folder, progress=progress) if decode else np.empty((0, 2), int)
     coco = coco._replace(findings=pd.concat([coco.findings, compare_similar(coco, pairs)], ignore_index=True))
-    objects = _label_objects(coco, class_map)
+    objects = select_large(add_labels(coco.objects, labels, class_map), ObjectSettings().min_side)
     groups = group_pairs([pairs], coco.photos.photo_id)
     obstacle = _find_obstacle(path, coco, objects.assign(group=objects.photo_id.map(groups)), folder)
     given = [str(part) for option in options.items() if option[1] for part in option]
@@ -124,8 +120,8 @@ def main(argv:list[str]|None=None)->int: # 0: everything can be used; 1: somethi
     parser = argparse.ArgumentParser(prog='lightweight check', description='Report the faults of annotated photos.')
     add = parser.add_argument
     add('photos', help='COCO file, data.yaml of YOLO, or folder: with one of these, Pascal VOC, or a folder per class')
-    add('--photos', '--root', dest='root', default='', help='folder of the photos of a COCO file (default: that of the file)')
-    add('--class-map', '--class_map', default='', help='CSV of category,label (default: the categories are the classes)')
+    add('--photos', '--root', dest='root', default='', help='folder of the photos of a COCO file (default: its own)')
+    add('--class-map', '--class_map', default='', help='CSV of category,label (default: categories are the classes)')
     add('--no-decode', action='store_true', help='read only the headers of the photos, and do not compare them')
     add('--examples', type=int, default=3, help='number of examples of each kind (default: %(default)s)')
     args = parser.parse_args(argv)

@@ -227,7 +227,7 @@ def _settle_boxes(annotations, photos, findings): # whole photos and shares as b
         if a['image_id'] not in photos: continue
         name, (width, height, *_) = photos[a['image_id']]
         if 'fault' in a: findings.add(a['fault'][0], 'refused', a['fault'][1], a['image_id'], name); continue
-        left, top, right, bottom = a.get('shares', (0, 0, 1, 1))
+        left, top, right, bottom = a.get('shares', (0, 0, 1, 1)) # not used for a box in pixels
         x, y = math.floor(left*width + DUST), math.floor(top*height + DUST)
         box = [x, y, math.ceil(right*width - DUST) - x, math.ceil(bottom*height - DUST) - y]
         found.append(a if 'bbox' in a else a | dict(bbox=box))
@@ -244,7 +244,8 @@ def read_coco(
     path = Path(root if made else annotations)
     coco, converted = (annotations, []) if made else parse_coco(path.read_bytes(), path)
     for detail in converted: findings.add('number in another form', 'repaired', detail)
-    for name in coco.get('others', ()) if made else (): findings.add('not a photo', 'kept', 'left out; convert it to JPEG or PNG if it is one', file_name=name)
+    for name in coco.get('others', ()) if made else ():
+        findings.add('not a photo', 'kept', 'left out; convert it to JPEG or PNG if it is one', file_name=name)
     categories = _read_categories(coco, path, findings)
     root = path.parent if root is None else Path(root)
     if not root.is_dir(): raise ValueError(f'root is {root}, which is no folder')

@@ -41,8 +41,8 @@ def _find_split(root, tops): # whether the top folders are those of a split
     known = sorted(name for name in tops if name.lower() in _splits)
     others = sorted(tops - set(known) - {''})
     if len(known) > 1 and others:
-        raise ValueError(f'{root}: {list_some(others)} beside {list_some(known)}: folders of a split are named train, valid '
-                         '(or val) and test; rename it or move it away')
+        raise ValueError(f'{root}: {list_some(others)} beside {list_some(known)}: folders of a split are named train, '
+                         'valid (or val) and test; rename it or move it away')
     return bool(known) and not others
 
 def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], list[str]]: # sorted; the files that are no photos
@@ -60,6 +60,20 @@ def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], list[str]]: # sort
     return rows, [name for name in files if not _is_photo(name)]
 
 # %% ../../nbs/data/06_sources.ipynb #n1908869
+def _read_boxes(kind, rows, names, field, *args, fault='bad annotation entry', others=()):
+    "Read rows of split, file name and objects (category and its box in `field`, or what is wrong with it)."
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names), 1)}
+    images = [dict(id=i, file_name=name) | (dict(split=split) if split else {})
+              for i, (split, name, _) in enumerate(rows, 1)]
+    objects = [(i, found) for i, (_, _, objects) in enumerate(rows, 1) for found in objects]
+    boxes = []
+    for key, (photo, found) in enumerate(objects, 1):
+        if isinstance(found, str): content = dict(category_id=1, fault=(fault, found))
+        else: content = {'category_id': numbers[found[0]], field: found[1]}
+        boxes.append(dict(id=key, image_id=photo) | content)
+    named = [dict(id=i, name=name) for name, i in numbers.items()]
+    return read_coco(dict(images=images, annotations=boxes, categories=named, kind=kind, others=others), *args)
+
 def _find_clashes(root, rows): # photos that are the same file in another class: file name → sentence
     same = {}
     for row in rows:
@@ -77,18 +91,13 @@ def read_folders(
     progress:bool=False, # show a progress bar
 )->CocoData: # as from `read_coco`; entries have the split, if there is one
     "Read photos in a folder per class as objects that fill their photo."
-    rows, others = list_class_photos(root)
-    if not rows:
+    listed, others = list_class_photos(root)
+    if not listed:
         raise ValueError(f'{root}: there is no photo in it; expected a folder per class, such as {root}/glass/001.jpg')
-    categories = {name: i for i, name in enumerate(dict.fromkeys(row.category for row in rows), 1)}
-    images, boxes, clashes = [], [], _find_clashes(root, rows) if decode else {}
-    for i, (split, category, name) in enumerate(rows, 1):
-        images.append(dict(id=i, file_name=name) | (dict(split=split) if split else {}))
-        boxes.append(dict(id=i, image_id=i, category_id=categories[category], whole=True))
-        if name in clashes: boxes[-1]['fault'] = 'contradicting labels', clashes[name]
-    named = [dict(id=i, name=name) for name, i in categories.items()]
-    document = dict(images=images, annotations=boxes, categories=named, others=others, kind='folders')
-    return read_coco(document, root, decode, progress)
+    clashes, whole = _find_clashes(root, listed) if decode else {}, (0, 0, 1, 1)
+    rows = [(split, name, [clashes.get(name) or (category, whole)]) for split, category, name in listed]
+    names, kinds = [row.category for row in listed], dict(fault='contradicting labels', others=others)
+    return _read_boxes('folders', rows, names, 'shares', root, decode, progress, **kinds)
 
 # %% ../../nbs/data/06_sources.ipynb #n3a45315
 def _read_line(words, names): # category and left, top, right, bottom as shares; ValueError: why not
@@ -161,19 +170,6 @@ def read_yolo(
     if not rows: raise ValueError(f'{file}: there is no photo in its folders')
     return _read_boxes('YOLO', rows, list(names.values()), 'shares', root, decode, progress)
 
-def _read_boxes(kind, rows, names, field, *args): # rows: split, file name, objects (category and its box, or a fault)
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(names), 1)}
-    images = [dict(id=i, file_name=name) | (dict(split=split) if split else {})
-              for i, (split, name, _) in enumerate(rows, 1)]
-    objects = [(i, found) for i, (_, _, objects) in enumerate(rows, 1) for found in objects]
-    boxes = []
-    for key, (photo, found) in enumerate(objects, 1):
-        if isinstance(found, str): content = dict(category_id=1, fault=('bad annotation entry', found))
-        else: content = {'category_id': numbers[found[0]], field: found[1]}
-        boxes.append(dict(id=key, image_id=photo) | content)
-    named = [dict(id=i, name=name) for name, i in numbers.items()]
-    return read_coco(dict(images=images, annotations=boxes, categories=named, kind=kind), *args)
-
 # %% ../../nbs/data/06_sources.ipynb #n7ac894a
 def _find_voc_photo(file, name, photos): # photos: name without folders → path; name: in the file
     wanted = [Path(name.replace('\\', '/')).name, *(f'{file.stem}{suffix}' for suffix in Image.registered_extensions())]
@@ -218,8 +214,8 @@ def _is_marked(path):
     return any(mark in content for mark in _marks[path.suffix.lower()])
 
 def _list_split_files(root): # split and COCO file of each folder; empty if none has one
-    found = {folder: [p for p in sorted(folder.glob('*.json')) if _is_marked(p)] for folder in sorted(Path(root).iterdir())
-             if folder.is_dir() and folder.name.lower() in _splits}
+    folders = sorted(p for p in Path(root).iterdir() if p.is_dir() and p.name.lower() in _splits)
+    found = {folder: [p for p in sorted(folder.glob('*.json')) if _is_marked(p)] for folder in folders}
     for folder, listed in found.items() if any(found.values()) else ():
         if len(listed) > 1:
             raise ValueError(f'{folder}: which annotation file? {list_some(p.name for p in listed)}; keep one of them')
@@ -258,13 +254,16 @@ def read_coco_splits(
 # %% ../../nbs/data/06_sources.ipynb #n912746b
 def _list_annotations(folder): # COCO or YOLO files; any JSON or YAML file, unless there is a folder per class
     listed = sorted(p for p in folder.iterdir() if p.suffix.lower() in _marks and p.is_file())
+    marked = [p for p in listed if _is_marked(p)]
+    if marked or not listed: return marked
     tops = {name.rpartition('/')[0].split('/')[0] for name in list_files(folder) if _is_photo(name)}
-    return [p for p in listed if _is_marked(p)] or ([] if len(tops) > 1 and '' not in tops else listed)
+    return [] if len(tops) > 1 and '' not in tops else listed
 
 def _pick_reader(folder): # of a folder without an annotation file
     if _list_split_files(folder): return read_coco_splits
     if nested := [p for p in sorted(folder.glob('[Aa]nnotations/*.json')) if _is_marked(p)]:
-        raise ValueError(f'{folder}: name one annotation file, such as {nested[0]}, and the folder of its photos (--photos)')
+        raise ValueError(f'{folder}: name one annotation file, such as {nested[0]}, and the folder of its photos '
+                         '(--photos)')
     return read_voc if any(folder.glob('Annotations/*.xml')) or any(folder.glob('*.xml')) else read_folders
 
 def find_source(path:str|Path)->Path: # the annotation file in a folder; the folder if it has none

@@ -279,8 +279,9 @@ def clear_stale(
     with hold_lock(folder/TABLE):
         table = read_table(folder)
         stale = table.checkpoint != checkpoint
-        for name in (*table.file[stale].unique(), CALIBRATION) if stale.any() else (): remove_export(folder/name)
-        if stale.any(): write_atomically(folder/TABLE, table[~stale].to_csv(index=False))
+        if stale.any():
+            for name in (*table.file[stale].unique(), CALIBRATION): remove_export(folder/name)
+            write_atomically(folder/TABLE, table[~stale].to_csv(index=False))
     for old in folder.glob('.export-*'):
         if time.time() - os.path.getmtime(old) > 3600: shutil.rmtree(old, ignore_errors=True)
 
@@ -309,8 +310,8 @@ def export_formats(
     for name in names:
         if name not in FORMATS: raise ValueError(f'unknown format {name!r}{suggest(name, FORMATS)}')
     clear_stale(Path(folder), info['checkpoint'])
-    rows = []
-    for name in track(names := dict.fromkeys(names), len(names), 'exporting', 'formats'):
+    rows, names = [], dict.fromkeys(names)
+    for name in track(names, len(names), 'exporting', 'formats'):
         rows += (new := export_format(FORMATS[name], network, info, folder, *options))
         add_rows(folder, new)
     return rows
