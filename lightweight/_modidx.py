@@ -1286,6 +1286,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'lightweight/experiments/runner.py')},
             'lightweight.experiments.standings': { 'lightweight.experiments.standings._pick_variant': ( 'experiments/standings.html#_pick_variant',
                                                                                                         'lightweight/experiments/standings.py'),
+                                                   'lightweight.experiments.standings.average_metric': ( 'experiments/standings.html#average_metric',
+                                                                                                         'lightweight/experiments/standings.py'),
                                                    'lightweight.experiments.standings.compare_folds': ( 'experiments/standings.html#compare_folds',
                                                                                                         'lightweight/experiments/standings.py'),
                                                    'lightweight.experiments.standings.format_race': ( 'experiments/standings.html#format_race',
