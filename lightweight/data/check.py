@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np, pandas as pd
 
-from ..core.console import run_command
+from ..core.console import list_some, run_command
 from .class_map import read_class_map
 from .coco import CocoData, Findings, report_findings
 from .crops import select_large
@@ -76,6 +76,9 @@ def _find_obstacle(path, coco, objects, folder)->str: # the first thing to mend;
         below = coco.kind == 'folders' and bool(coco.photos.file_name.str.count('/').min() > 1)
         hint = f'; perhaps you mean {path/objects.label.iloc[0]}'*below
         return f'there is only one class, {objects.label.iloc[0]!r}; two are needed{hint}'
+    labels = objects.label.drop_duplicates().sort_values()
+    if len(alike := labels[labels.str.casefold().duplicated(keep=False)]):
+        return f'the classes {list_some(alike)} differ only in capitals; rename one, or join them with a class map'
     try: split_objects(objects, coco, folder, SimpleNamespace(**vars(_drawn), annotations=str(path)), Path())
     except ValueError as error:
         lines = str(error).removesuffix('.').splitlines()

@@ -42,6 +42,8 @@ class Findings:
         return pd.DataFrame(self.rows, columns=list(_finding_columns)).astype(_finding_columns)
 
 # %% ../../nbs/data/05_coco.ipynb #c008
+def _fold(name): return name.strip().casefold()
+
 def _read_categories(coco, path, findings)->dict[int, str]: # id → name; any fault is a ValueError
     names = {}
     for i, entry in enumerate(coco['categories']):
@@ -54,6 +56,8 @@ def _read_categories(coco, path, findings)->dict[int, str]: # id → name; any f
         if key in names: raise ValueError(f'{where}.id is {key}, which {names[key]!r} has already')
         if name in names.values():
             findings.add('shared category name', 'kept', f'{where}.name is {describe_value(name)}, as of another id')
+        elif other := next((other for other in names.values() if _fold(other) == _fold(name)), ''):
+            findings.add('similar category names', 'kept', f'{describe_value(name)} beside {describe_value(other)}')
         names[key] = name
     return names
 
@@ -244,8 +248,7 @@ def read_coco(
     path = Path(root if made else annotations)
     coco, converted = (annotations, []) if made else parse_coco(path.read_bytes(), path)
     for detail in converted: findings.add('number in another form', 'repaired', detail)
-    for name in coco.get('others', ()) if made else ():
-        findings.add('not a photo', 'kept', 'left out; convert it to JPEG or PNG if it is one', file_name=name)
+    for kind, detail, name in coco.get('remarks', ()) if made else (): findings.add(kind, 'kept', detail, file_name=name)
     categories = _read_categories(coco, path, findings)
     root = path.parent if root is None else Path(root)
     if not root.is_dir(): raise ValueError(f'root is {root}, which is no folder')

@@ -60,7 +60,7 @@ def list_class_photos(root:str|Path)->tuple[list[ClassPhoto], list[str]]: # sort
     return rows, [name for name in files if not _is_photo(name)]
 
 # %% ../../nbs/data/06_sources.ipynb #n1908869
-def _read_boxes(kind, rows, names, field, *args, fault='bad annotation entry', others=()):
+def _read_boxes(kind, rows, names, field, *args, fault='bad annotation entry', remarks=()):
     "Read rows of split, file name and objects (category and its box in `field`, or what is wrong with it)."
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names), 1)}
     images = [dict(id=i, file_name=name) | (dict(split=split) if split else {})
@@ -72,7 +72,7 @@ def _read_boxes(kind, rows, names, field, *args, fault='bad annotation entry', o
         else: content = {'category_id': numbers[found[0]], field: found[1]}
         boxes.append(dict(id=key, image_id=photo) | content)
     named = [dict(id=i, name=name) for name, i in numbers.items()]
-    return read_coco(dict(images=images, annotations=boxes, categories=named, kind=kind, others=others), *args)
+    return read_coco(dict(images=images, annotations=boxes, categories=named, kind=kind, remarks=remarks), *args)
 
 def _find_clashes(root, rows): # photos that are the same file in another class: file name → sentence
     same = {}
@@ -85,6 +85,19 @@ def _find_clashes(root, rows): # photos that are the same file in another class:
     return {row.file_name: f'the same file as {name_others(row, group)}; leave it in the right class only'
             for group in clashes for row in group}
 
+def _remark_folders(root, listed, others): # kind of finding, detail and name of what may not be meant so
+    for name in others: yield 'not a photo', 'left out; convert it to JPEG or PNG if it is one', name
+    depth, inner = 1 + any(row.split for row in listed), {}
+    for row in listed:
+        *folder, rest = row.file_name.split('/', depth)
+        inner.setdefault('/'.join(folder), set()).add(rest.rpartition('/')[0].split('/')[0])
+    for folder, names in inner.items():
+        if not (names := sorted(names - {''})): continue
+        yield 'folders within a class', f'photos in {list_some(names)} count as {folder.split("/")[-1]}', folder
+    for place in sorted(Path(root).glob('/'.join('*'*depth))):
+        name = place.relative_to(root).as_posix()
+        if place.is_dir() and name not in inner and not place.name.startswith(('.', '__MACOSX')): yield 'class without photos', 'left out', name
+
 def read_folders(
     root:str|Path, # folder with a folder per class, perhaps below train, valid and test
     decode:bool=True, # decode every photo; false: read headers only
@@ -96,7 +109,7 @@ def read_folders(
         raise ValueError(f'{root}: there is no photo in it; expected a folder per class, such as {root}/glass/001.jpg')
     clashes, whole = _find_clashes(root, listed) if decode else {}, (0, 0, 1, 1)
     rows = [(split, name, [clashes.get(name) or (category, whole)]) for split, category, name in listed]
-    names, kinds = [row.category for row in listed], dict(fault='contradicting labels', others=others)
+    names, kinds = [row.category for row in listed], dict(fault='contradicting labels', remarks=[*_remark_folders(root, listed, others)])
     return _read_boxes('folders', rows, names, 'shares', root, decode, progress, **kinds)
 
 # %% ../../nbs/data/06_sources.ipynb #n3a45315
