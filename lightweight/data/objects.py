@@ -143,7 +143,7 @@ def _keep_splits(objects, s): # the split of the source; valid or test, if absen
     if 'train' not in set(objects.split):
         raise ValueError(f'{s.annotations}: there are folders of a split, but none named train')
     for name in ('valid', 'test'):
-        if name in set(objects.split): continue
+        if name in set(objects.split) or not getattr(s, name): continue
         train = objects[objects.split == 'train']
         most = min(train.group.nunique(), train.label.value_counts().max())
         if most < 3: raise ValueError(f'{s.annotations}: train has too few photos to draw {name} from them: add photos')

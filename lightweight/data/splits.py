@@ -61,13 +61,16 @@ def _assign_folds(counts, n_folds, seed)->np.ndarray: # 0 train, 1 valid, 2 test
     tries = rng.permuted(np.tile(roles, (1000, 1)), axis=1)
     boxes = (tries[:, None, :] == np.arange(3)[:, None]) @ counts               # tries × splits × classes
     wanted = np.array(n_folds)[:, None]/sum(n_folds)
-    error = ((boxes/counts.sum(0) - wanted)**2/wanted).sum((1, 2))
+    error = ((boxes/counts.sum(0) - wanted)**2/np.maximum(wanted, 1e-9)).sum((1, 2))
     absent = (boxes == 0).sum(2) @ [2, 1, 1]    # a class absent from train counts twice
     return tries[np.argmin(error + 1000*absent)]
 
 def count_splits(objects:pd.DataFrame)->pd.DataFrame: # rows: classes, columns: train, valid, test
     "Count the objects of each class in each split."
     return pd.crosstab(objects.label, objects.split).reindex(columns=SPLITS, fill_value=0)
+
+def _list_used(objects): # train and valid, which every classifier needs, and test, if there is one
+    return [split for split in SPLITS if split != 'test' or (objects.split == 'test').any()]
 
 def _explain_few(objects, n):
     photos, groups = objects.photo_id.nunique(), objects.group.nunique()
@@ -80,15 +83,15 @@ def _explain_few(objects, n):
 def make_splits(
     objects:pd.DataFrame, # one row per box, with photo_id, annotation_id, label and group
     valid:float=.15, # share of the boxes in valid, > 0
-    test:float=.15, # share of the boxes in test, > 0, valid + test < 1
+    test:float=.15, # share of the boxes in test, valid + test < 1; 0: no test split
     seed:int=0, # random seed
 )->pd.DataFrame: # the objects with a column split: train, valid or test
     "Make stratified splits by group."
-    if not (valid > 0 and test > 0 and valid + test < 1):
-        raise ValueError(f"valid={valid} and test={test}: both must be above 0 and their sum below 1")
+    if not (valid > 0 and test >= 0 and valid + test < 1):
+        raise ValueError(f"valid={valid} and test={test}: valid must be above 0, test at least 0, their sum below 1")
     _need_columns(objects, 'label', 'group')
     k = min(20, objects.group.nunique(), objects.label.value_counts().max())
-    n_valid, n_test = (max(1, round(share*k)) for share in (valid, test))
+    n_valid, n_test = (max(share > 0, round(share*k)) for share in (valid, test))
     if k < n_valid + n_test + 1: raise ValueError(_explain_few(objects, n_valid + n_test + 1))
     possible, tries = objects.groupby('label').group.nunique() >= 3, []
     for attempt in range(10):                    # again only if a class is absent that need not be
@@ -96,7 +99,7 @@ def make_splits(
         counts = pd.crosstab(fold, objects.label.to_numpy()).to_numpy()
         roles = _assign_folds(counts, (k - n_valid - n_test, n_valid, n_test), seed)
         tries.append(objects.assign(split=np.array(SPLITS)[roles[fold]]))
-        absent = (count_splits(tries[-1]) == 0).any(axis=1)
+        absent = (count_splits(tries[-1])[_list_used(tries[-1])] == 0).any(axis=1)
         if not (absent & possible).any(): return tries[-1]
     return tries[0]
 
@@ -122,7 +125,8 @@ def check_splits(
     _need_columns(objects, 'label')
     _check_sides(objects)
     table = count_splits(objects)
-    absent = [_explain_absent(objects, label, split) for split in SPLITS for label in table.index[table[split] == 0]]
+    absent = [_explain_absent(objects, label, split) for split in _list_used(objects)
+              for label in table.index[table[split] == 0]]
     if absent and not allow_absent: raise ValueError('\n'.join(absent))
     return objects
 

@@ -32,7 +32,8 @@ from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml
 from .train import OWN_FILES as _run_files, TrainSettings, find_teacher, pick_decisive
 from .train import prepare_run, settle_run, train_once
-from ..training.checkpoint import explain_stop, load_checkpoint, measure_f1, open_split, predict_images, save_checkpoint
+from ..training.checkpoint import check_unseen, explain_stop, load_checkpoint, measure_f1, open_split
+from ..training.checkpoint import predict_images, save_checkpoint
 from ..training.distillation import LOGITS_FILES
 
 # %% ../../nbs/compress.ipynb #c006
@@ -279,9 +280,7 @@ def compress(
     if not path.is_file():
         raise SettingsError(f'run = {s.run}: there is no {path.name} in it; name a folder made by lightweight train')
     network, info = load_checkpoint(path)
-    if info.get('refit'):
-        raise SettingsError(f'run = {s.run}: it has seen the validation crops (refit = true), which decide here; '
-                            'name a run without refit')
+    check_unseen(info, f'run = {s.run}')
     store = resolve_path(s.crops or info['crops'], root)
     schedule = read_schedule(s.steps, partial(_plan_training, s, info))
     with name_fault('variant'): find_variant(s.variant)

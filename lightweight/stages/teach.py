@@ -23,7 +23,8 @@ from ..data.crops import read_crops_info
 from ..data.loaders import use_threads
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
-from ..training.checkpoint import check_kept, choose_device, load_checkpoint, record_stop, resume_or_clear
+from ..training.checkpoint import check_kept, check_unseen, choose_device, load_checkpoint, record_stop
+from ..training.checkpoint import resume_or_clear
 from ..training.learner import fit
 
 # %% ../../nbs/teach.ipynb #c006
@@ -70,8 +71,7 @@ def open_teacher(
         return features.Teacher(features.Pooled(network), s.teacher_size or s.img_size, mean, std)
     if s.teacher_cut: raise ValueError(f'teacher_cut = {s.teacher_cut}: only an ImageNet teacher can be cut')
     network, info = load_checkpoint(features.check_teacher(resolve_path(s.teacher, root), split))
-    if info.get('refit'): raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops (refit = true); '
-                                           'name a run without refit')
+    check_unseen(info, f'teacher = {s.teacher}')
     return features.Teacher(features.Pooled(network), s.teacher_size or info['img_size'], info['mean'], info['std'])
 
 def build_student(

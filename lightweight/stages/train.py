@@ -134,8 +134,7 @@ def _load_start(s, root, classes):
     if list(classes) != info['classes']:
         names = [', '.join(c) for c in (info['classes'], classes)]
         raise ValueError(f'start = {s.start} was trained on the classes {names[0]}; the crops have {names[1]}')
-    if info.get('refit'): raise ValueError(f'start = {s.start}: it has seen the validation crops (refit = true); start '
-                                           'from a run without refit')
+    runs.check_unseen(info, f'start = {s.start}')
     if info.get('categories') not in (None, list_categories(read_manifest(root/s.crops))[2]):
         raise ValueError(f'start = {s.start}: it has learnt other categories than the crops have')
     start = dict(checkpoint=hash_file(path), split=info['split'], img_size=info['img_size'])
@@ -165,9 +164,8 @@ def find_teacher(
 
 def _check_seen(s, known): # refuse a teacher that has learnt the crops on which the epoch is chosen
     answers = s.teacher_view != 'same' and is_probe(known)                              # out-of-fold
-    if not known.get('refit') or s.sees_valid or answers: return
-    remedy = 'choose teacher_view = crop' if is_probe(known) else 'name a run without refit'
-    raise ValueError(f'teacher = {s.teacher}: it has seen the validation crops (refit = true); {remedy}')
+    if s.sees_valid or answers: return
+    runs.check_unseen(known, f'teacher = {s.teacher}', *['choose teacher_view = crop']*is_probe(known))
 
 def _make_distillation(s, root, path, dls, info): # the callback that adds the distillation loss
     fine, known = 'categories' in info, runs.read_checkpoint_info(path)
