@@ -29,6 +29,7 @@ _commands = { # group → name → (module:function, description)
         calibrate=('stages.calibrate:main', 'choose thresholds that promise the purity of what is accepted'),
         evaluate=('stages.evaluate:main', 'measure F1 and latency on the test split and write a report'),
         predict=('deploy.predict:main', 'classify images with an exported file'),
+        monitor=('deploy.monitor:main', 'compare predictions with those of calibration, without labels'),
         submit=('deploy.submission:main', 'write the submission file of the published project'),
         summary=('stages.evaluate:summary_main', 'print the result of an evaluation')),
     'Experiments': dict(
