@@ -32,6 +32,9 @@ _commands = { # group → name → (module:function, description)
         monitor=('deploy.monitor:main', 'compare predictions with those of calibration, without labels'),
         submit=('deploy.submission:main', 'write the submission file of the published project'),
         summary=('stages.evaluate:summary_main', 'print the result of an evaluation')),
+    'Labels': {
+        'label-next': ('deploy.labels:next_main', 'choose the crops to label next'),
+        'label-errors': ('deploy.labels:errors_main', 'list labels that are probably wrong')},
     'Experiments': dict(
         compare=('stages.compare:main', 'train variations with several seeds and compare them'),
         sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'))}
@@ -41,7 +44,7 @@ def format_help()->str:
     lines = ['usage: lightweight COMMAND [OPTIONS]', '',
              'Train small, fast waste classifiers from annotated photos, and know how far to trust them.']
     for group, commands in _commands.items():
-        lines += ['', f'{group}:', *(f'  {name:10} {about}' for name, (_, about) in commands.items())]
+        lines += ['', f'{group}:', *(f'  {name:12} {about}' for name, (_, about) in commands.items())]
     return '\n'.join([*lines, '', 'lightweight COMMAND --help lists the options of a command.'])
 
 def main(argv:list[str]|None=None)->int: # exit code
