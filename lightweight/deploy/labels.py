@@ -89,13 +89,16 @@ def choose_next(
     if n < 1: raise ValueError(f'n = {n}: expected a number from 1 up')
     predictor = _open_run(run, not Path(photos).is_dir())
     items, total = read_items(predictor, photos, root)
-    kept, probs, features = scan_items(predictor, track(items, total, 'crops', 'crop', progress), _share*n, skipped := [])
+    items = track(items, total, 'crops', 'crop', progress)
+    kept, probs, features = scan_items(predictor, items, _share*n, skipped := [])
     if not kept:
         why = f'; {skipped[0].path}: {skipped[0].why}' if skipped else ''
-        raise ValueError(f'{photos}: there is no image in it that can be read{why}')
+        raise ValueError(f'{photos}: there is no image or box in it that can be read{why}')
     chosen, distances = pick_spread(features, n)
-    rows = [_describe_item(kept[i]) | _describe_choice(probs[i], predictor.classes, d) for i, d in zip(chosen, distances)]
-    return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name='rank')), [kept[i] for i in chosen], skipped
+    rows = [_describe_item(kept[i]) | _describe_choice(probs[i], predictor.classes, d)
+            for i, d in zip(chosen, distances)]
+    table = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name='rank'))
+    return table, [kept[i] for i in chosen], skipped
 
 # %% ../../nbs/deploy/06_labels.ipynb #n57cf991
 _columns = ['crop', 'file_name', 'annotation_id', 'x', 'y', 'w', 'h', 'given', 'suggested', 'given_probability',
@@ -114,8 +117,9 @@ def list_errors(
 
 # %% ../../nbs/deploy/06_labels.ipynb #n5179660
 def _report_skipped(skipped): # say what could not be read; whether there was anything
-    if skipped: print(f'{len(skipped):,} could not be read, for instance {skipped[0].path}: {skipped[0].why}', file=sys.stderr)
-    return bool(skipped)
+    if not skipped: return False
+    print(f'{len(skipped):,} could not be read, for instance {skipped[0].path}: {skipped[0].why}', file=sys.stderr)
+    return True
 
 def _write_next(args): # exit code
     out = Path(args.out)
@@ -129,8 +133,8 @@ def _write_next(args): # exit code
 
 def next_main(argv:list[str]|None=None)->int: # 0: done; 1: some images could not be read; 2: invalid arguments or files
     "Choose crops to label: `lightweight label-next RUN PHOTOS --out FILE.csv`."
-    parser = argparse.ArgumentParser(prog='lightweight label-next', description='Choose crops to label next: those that '
-                                     'a network is least sure about, spread out, at most two of a photo.')
+    parser = argparse.ArgumentParser(prog='lightweight label-next', description='Choose crops to label next: those '
+                                     'that a network is least sure about, spread out, at most two of a photo.')
     add = parser.add_argument
     add('run', help='folder of a trained run')
     add('photos', help='folder of unlabelled images, or a COCO file with boxes')

@@ -6,6 +6,7 @@
 __all__ = ['measure_margin', 'list_unsure', 'pick_spread', 'predict_with_features', 'rank_labels', 'judge_labels']
 
 # %% ../../nbs/training/10_selection.ipynb #n0391593
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def list_unsure(
 def pick_spread(
     features:np.ndarray, # (n, width), of the candidates, the least sure first
     n:int, # number of crops
-)->tuple[np.ndarray, np.ndarray]: # positions, n or less in the order of choice; the distance of each to those before, 0 to 2
+)->tuple[np.ndarray, np.ndarray]: # positions, n or less, in the order of choice; distances to those before, 0 to 2
     "Choose candidates that differ, by the k-centre greedy method."
     unit = features/np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     nearest, chosen, distances = np.full(len(unit), 2.), [], []
@@ -61,23 +62,24 @@ def predict_with_features(
 )->tuple[np.ndarray, np.ndarray]: # probabilities (n, classes); the input of the classifier, pooled (n, width)
     "Predict images, and return the features that the classifier received."
     found, device = [], next(network.parameters()).device
-    with Hook(network.classifier, lambda layer, given, out: given[0].flatten(2).mean(2) if given[0].ndim == 4 else given[0],
-              cpu=True) as hook:
+    with Hook(network.classifier, lambda layer, given, out: given[0], cpu=True) as hook:
         for batch in normalize_images(images, info['mean'], info['std'], device):
             found.append((network(batch).float().softmax(1).cpu(), hook.stored.float()))
     probs, features = map(torch.cat, zip(*found))
+    if features.ndim == 4: features = features.mean((2, 3)) # of a classifier that is a convolution
     return probs.numpy(), features.numpy()
 
 # %% ../../nbs/training/10_selection.ipynb #naeb099b
 def rank_labels(
     labels:np.ndarray, # (n,), class numbers as given
     probs:np.ndarray, # (n, classes), out of fold
-)->pd.DataFrame: # position, suggested (class number), given_probability, suggested_probability, likely; the most suspicious first
+)->pd.DataFrame: # position, suggested (class), given_probability, suggested_probability, likely; suspicious ones first
     "Rank labels by how suspicious they are; `likely` marks those that are estimated to be wrong."
     from cleanlab.filter import find_label_issues       # slow to import
     from cleanlab.rank import get_label_quality_scores
     suggested, rows = probs.argmax(1), np.arange(len(labels))
-    likely = find_label_issues(labels, probs, n_jobs=1) & (suggested != labels)
+    with warnings.catch_warnings(action='ignore'):       # of classes with few crops
+        likely = find_label_issues(labels, probs, n_jobs=1) & (suggested != labels)
     table = pd.DataFrame(dict(position=rows, suggested=suggested, given_probability=probs[rows, labels],
                               suggested_probability=probs.max(1), likely=likely))
     return table.iloc[np.argsort(get_label_quality_scores(labels, probs), kind='stable')].reset_index(drop=True)
@@ -87,18 +89,18 @@ def judge_labels(
     path:Path, # checkpoint of a probe
     store:Path, # the crop folder it was fitted on
     device='cpu', # device of the network
-)->tuple[pd.DataFrame, list[str]]: # rows of the crops, ranked, with given, suggested and as in `rank_labels`; classes that are not judged
+)->tuple[pd.DataFrame, list[str]]: # ranked crops, with given and as in `rank_labels`; classes that are not judged
     "Rank the labels of the crops of train and valid by how suspicious they are."
     info = read_checkpoint_info(path)
     if not is_probe(info):
-        raise ValueError(f"{path}: this network was trained on the labels and has learnt their errors, too; fit a probe: "
-                         f"lightweight train --preset quick --crops {info['crops']} --out outputs/probe")
-    for split in ('train', 'valid'): open_split(store, info, split)                         # checks that they belong together
+        raise ValueError(f"{path}: this network was trained on the labels and has learnt their errors, too; fit a "
+                         f"probe: lightweight train --preset quick --crops {info['crops']} --out outputs/probe")
+    for split in ('train', 'valid'): open_split(store, info, split)         # checks that they belong together
     rows, classes = read_manifest(store), np.array(info['classes'])
     n_groups = rows.groupby('label').group.nunique()
-    probs = softmax(predict_out_of_fold(path, store, device, refit=True).numpy(), 1)
-    known = rows.label.map(n_groups).to_numpy() > 1
     if (n_groups > 1).sum() < 2: raise ValueError(f'{store}: two classes with crops of two groups of photos are needed')
+    known = rows.label.map(n_groups).to_numpy() > 1
+    probs = softmax(predict_out_of_fold(path, store, device, refit=True).numpy(), 1)
     numbers = rows.label[known].map(list(classes).index).to_numpy()
     ranked = rank_labels(numbers, probs[known])
     table = rows[known].iloc[ranked.position].reset_index(drop=True)

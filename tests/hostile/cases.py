@@ -220,7 +220,7 @@ def run_case(case, folder, sound):
     assert read_tree(folder) == before, "a file outside `out` was changed"
     if case.code == 2:
         assert not (folder/"out").exists(), "a refused command left something behind"
-        told = re.split(r"^lightweight[ \w]*: ", done.err, flags=re.MULTILINE)[1:]
+        told = re.split(r"^lightweight[ \w-]*: ", done.err, flags=re.MULTILINE)[1:]
         words = names | {Path(word).stem.strip("-").replace("-", "_") for word in shlex.split(case.command)}
         assert told and any(word in told[-1] for word in words), f"names neither file nor field: {done.err}"
 
