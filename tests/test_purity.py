@@ -2,6 +2,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from mapie.risk_control import BinaryClassificationController
+from scipy import special, stats
 
 from lightweight.core.files import MARKER
 from lightweight.deploy.formats import CALIBRATION, TABLE, clear_stale
@@ -50,3 +52,21 @@ def test_probabilities_of_float32_are_accepted_at_their_own_threshold():
     targets = probs.argmax(1)
     table = promise_purity(targets, probs, np.arange(900), list("abc"), .9, .9)
     assert (table.recovery == 1).all() and (accept(probs, [float(repr(t)) for t in table.threshold]) == targets).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:mapie")
+def test_another_library_tests_the_same_hypotheses():
+    "MAPIE computes the same p-values for the precision of a threshold; its correction for many thresholds accepts no lower one."
+    rng, thresholds = np.random.default_rng(0), np.linspace(.999, .3, 200)
+    for n in (400, 1000, 3000):
+        evidence = 1.5 + 2*rng.normal(size=n)
+        scores, right = special.expit(evidence), evidence + .8*rng.logistic(size=n) > 0
+        mapie = BinaryClassificationController(lambda x: np.c_[1 - x[:, 0], x[:, 0]], "precision", .9, confidence_level=.95,
+                                               list_predict_params=thresholds).calibrate(scores[:, None], right.astype(int))
+        accepted = [scores >= t for t in thresholds]
+        exact = [stats.binom.cdf((a & ~right).sum(), a.sum(), .1) for a in accepted]
+        p = np.ravel(mapie.p_values)
+        assert (p >= np.array(exact) - 1e-9).all() and np.isclose(p, exact).mean() > .3    # others: one error more, by rounding
+        lowest = min(mapie.valid_predict_params, default=1)
+        threshold, why = find_threshold(scores, right, np.arange(n), .9, .95)
+        assert why == "" and threshold <= lowest
