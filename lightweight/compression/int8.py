@@ -46,7 +46,8 @@ def _choose_layers(model, ignored=()): # the rows of `_list_layers` that are wor
 
 # %% ../../nbs/compression/02_int8.ipynb #c014
 def _run_onnx(model, images): # run a graph in memory with ONNX Runtime on one thread; the probabilities
-    return ask_model(RUNTIMES['.onnx'][1](model.SerializeToString(), 1, 'f32').run, images)
+    run = RUNTIMES['.onnx'][1](model.SerializeToString(), 1, 'f32').run
+    return ask_model(lambda image: run(image)[0], images)
 
 def _run_openvino(model, images): # run a graph in memory with OpenVINO on one thread; the probabilities
     import openvino

@@ -6,15 +6,18 @@
 __all__ = ['Limits', 'LIMITS', 'Format', 'FORMATS', 'CALIBRATION', 'TABLE', 'Deployable', 'make_deployable', 'make_metadata',
            'make_onnx', 'to_pixels', 'ask_model', 'draw_examples', 'check_export', 'find_format', 'pick_precision',
            'measure_bytes', 'remove_export', 'export_format', 'list_own_files', 'read_table', 'clear_stale', 'add_rows',
-           'export_formats', 'read_variants', 'open_untrained']
+           'export_formats', 'read_variants', 'set_calibration', 'open_untrained']
 
 # %% ../../nbs/deploy/02_formats.ipynb #c003
 import copy, json, os, shutil, sys, time, warnings
 from collections import namedtuple
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -274,14 +277,18 @@ def clear_stale(
     folder:Path, # of an export; may be missing
     checkpoint:str, # SHA-256 of the checkpoint to be exported
 ):
-    "Remove the files of another checkpoint, and hidden folders of crashed exports after an hour."
+    "Remove files of another checkpoint, any calibration, and hidden folders of crashed exports after an hour."
     if not folder.is_dir(): return
     with hold_lock(folder/TABLE):
         table = read_table(folder)
         stale = table.checkpoint != checkpoint
         if stale.any():
-            for name in (*table.file[stale].unique(), CALIBRATION): remove_export(folder/name)
+            for name in table.file[stale].unique(): remove_export(folder/name)
             write_atomically(folder/TABLE, table[~stale].to_csv(index=False))
+    if (folder/CALIBRATION).exists():
+        for name in {r.file for r in read_table(folder).itertuples() if (folder/r.file).is_file()}:
+            with suppress(ValueError): set_calibration(folder, {name: None})        # damaged: it holds no calibration
+        (folder/CALIBRATION).unlink()
     for old in folder.glob('.export-*'):
         if time.time() - os.path.getmtime(old) > 3600: shutil.rmtree(old, ignore_errors=True)
 
@@ -323,6 +330,61 @@ def read_variants(folder:str|Path)->dict[str, tuple[Path, str]]: # variant → f
         raise FileNotFoundError(f'{folder}: there is no {TABLE} in it; run lightweight export first')
     rows = [r for r in read_table(folder).itertuples() if r.passed and (folder/r.file).is_file()]
     return {r.variant: (folder/r.file, pick_precision(r.precision)) for r in rows}
+
+# %% ../../nbs/deploy/02_formats.ipynb #ne924525
+def _change_onnx(path, change):
+    import onnx
+    model = onnx.load(path)
+    texts = {p.key: p.value for p in model.metadata_props}
+    onnx.helper.set_model_props(model, texts | {KEY: change(texts[KEY])})
+    return model.SerializeToString()
+
+def _change_openvino(path, change): # the weights are in another file
+    tree = ElementTree.fromstring(path.read_bytes())
+    held = tree.find('rt_info')
+    text = change(held.find(KEY).get('value'))
+    for parent in (held, held.find('framework')):
+        for node in [n for n in (parent if parent is not None else ()) if n.tag in (KEY, 'model_info')]: parent.remove(node)
+    ElementTree.SubElement(held, KEY, value=text)
+    if decisions := (info := json.loads(text)).get('calibration'):
+        given = [t for t in decisions['thresholds'].values() if t is not None]
+        labels = ' '.join(name.replace(' ', '_') for name in info['classes'])         # separated by spaces there
+        about = ElementTree.SubElement(held, 'model_info')
+        for name, value in dict(labels=labels, confidence_threshold=str(max(given, default=1))).items():
+            ElementTree.SubElement(about, name, value=value)
+    return ElementTree.tostring(tree, encoding='utf-8', xml_declaration=True)
+
+def _change_torchscript(path, change):
+    script = torch.jit.load(path, 'cpu', _extra_files=(extra := {KEY: ''}))
+    torch.jit.save(script, data := BytesIO(), _extra_files={KEY: change(extra[KEY].decode())})
+    return data.getvalue()
+
+def _change_executorch(path, change):
+    return json.dumps(json.loads(change(list_parts(path)[0].read_text('utf-8'))), indent=1) + '\n'
+
+_changes = {'.onnx': _change_onnx, '.xml': _change_openvino, '.pt': _change_torchscript, '.pte': _change_executorch}
+
+def _calibrate_file(path, calibration): # the part of a file that holds its metadata, and its new content
+    def change(text):
+        info = {k: v for k, v in json.loads(text).items() if k != 'calibration'}
+        if calibration and info.get('checkpoint') != calibration['checkpoint']:
+            raise ValueError('a file of another checkpoint; export the run again')
+        return json.dumps(info if calibration is None else info | dict(calibration=calibration))
+    try: return list_parts(path)[0] if path.suffix == '.pte' else path, _changes[path.suffix](path, change)
+    except Exception as e: raise ValueError(f'{path}: thresholds cannot be written into it: {_explain(e)}') from e
+
+def set_calibration(
+    folder:str|Path, # of an export
+    calibrations:dict[str, dict|None], # file → `calibration` as `lightweight.deploy.runtime` reads it; None: remove it
+):
+    "Write thresholds into exported files; keep the table up to date."
+    folder = Path(folder)
+    with hold_lock(folder/TABLE):
+        for path, content in [_calibrate_file(folder/name, c) for name, c in calibrations.items()]:
+            write_atomically(path, content)
+        table, sizes = read_table(folder), {name: measure_bytes(folder/name) for name in calibrations}
+        table['bytes'] = table.file.map(sizes).astype('Int64').fillna(table.bytes)
+        write_atomically(folder/TABLE, table.to_csv(index=False))
 
 # %% ../../nbs/deploy/02_formats.ipynb #n006
 def open_untrained(

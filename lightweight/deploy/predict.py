@@ -190,36 +190,45 @@ def read_items(
     return _run_jobs(_list_box_jobs(predictor, document, root), n_threads), len(document['annotations'])
 
 # %% ../../nbs/deploy/04_predict.ipynb #c046
-def _make_row(item, answer): # a prediction as plain data, with probabilities to six decimals
+def _decide(answer, calibrated): # the fields of a decision
+    s = answer.strangeness
+    return dict(answer=answer.answer, strangeness=s if s is None else round(s, 6)) if calibrated else {}
+
+def _make_row(item, answer, calibrated=False): # a prediction as plain data, with numbers to six decimals
     box = {} if item.annotation is None else dict(annotation_id=item.annotation.get('id'))
     rounded = {k: round(v, 6) for k, v in answer.probabilities.items()}
-    return dict(path=item.path, **box, label=answer.label, probability=rounded[answer.label], probabilities=rounded)
+    return dict(path=item.path, **box, label=answer.label, probability=rounded[answer.label],
+                **_decide(answer, calibrated), probabilities=rounded)
 
 def _dump(value): # JSON, in ASCII unless standard output is UTF-8
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     return json.dumps(value, ensure_ascii=not encoding.lower().startswith('utf'))
 
-def _write_csv(out, rows, classes, boxes):
-    "A table with path, annotation_id (for boxes), label, probability, and a column `p_CLASS` for each class."
+def _write_csv(out, rows, classes, boxes, calibrated):
+    "A table with path, annotation_id (for boxes), label, probability, decision, and a column `p_CLASS` for each class."
+    names = ['path', *['annotation_id']*boxes, 'label', 'probability', *['answer', 'strangeness']*calibrated]
     write = csv.writer(out, lineterminator='\n').writerow
-    write(['path', *['annotation_id']*boxes, 'label', 'probability', *(f'p_{c}' for c in classes)])
+    write([*names, *(f'p_{c}' for c in classes)])
     for r in rows:
-        numbers = (f'{v:.6f}' for v in (r['probability'], *r['probabilities'].values()))
-        write([r['path'], *[r.get('annotation_id')]*boxes, r['label'], *numbers])
+        values = [r[name] for name in names] + list(r['probabilities'].values())
+        write([f'{v:.6f}' if isinstance(v, float) else v for v in values])
 
-def _make_coco(document, classes, answers):
+def _make_coco(document, classes, answers, calibrated=False):
     "A COCO file with predictions instead of its annotations; boxes without a prediction are left out."
     numbers = {c: i for i, c in enumerate(classes, 1)}
-    def label(item, answer): return dict(category_id=numbers[answer.label], score=round(answer.probability, 6))
+    def label(item, answer):
+        score = dict(category_id=numbers[answer.label], score=round(answer.probability, 6))
+        return score | _decide(answer, calibrated)
     found = {item.position: item.annotation | label(item, answer) for item, answer in answers}
     categories = [dict(id=i, name=c) for c, i in numbers.items()]
     return document | dict(annotations=[found[i] for i in sorted(found)], categories=categories, made_by=PROG)
 
-def _write_answers(out, answers, args, classes, document):
+def _write_answers(out, answers, args, predictor, document):
     "Write a result in the chosen format; streams get a line of JSON for each prediction."
-    rows = (_make_row(*pair) for pair in answers)
-    if args.format == 'coco': print(_dump(_make_coco(document, classes, answers)), file=out)
-    elif args.format == 'csv': _write_csv(out, rows, classes, document is not None)
+    classes, calibrated = predictor.classes, 'calibration' in predictor.info
+    rows = (_make_row(*pair, calibrated) for pair in answers)
+    if args.format == 'coco': print(_dump(_make_coco(document, classes, answers, calibrated)), file=out)
+    elif args.format == 'csv': _write_csv(out, rows, classes, document is not None, calibrated)
     elif args.stream: out.writelines(f'{_dump(row)}\n' for row in rows)
     else: # a list, written row by row
         out.write('[')
@@ -288,12 +297,12 @@ def _check_out(args):
     try: tempfile.TemporaryFile(dir=next(p for p in out.parents if p.exists())).close()
     except OSError as e: raise OSError(f'--out = {args.out}: nothing can be written there: {e.strerror}') from None
 
-def _write_out(args, answers, classes, document):
+def _write_out(args, answers, predictor, document):
     "Write the result file atomically; an earlier one is not replaced by an empty result."
     from lightweight.core.files import write_atomically
     if not answers and os.path.exists(args.out):
         raise ValueError(f'{args.out}: nothing could be classified, the earlier result is kept')
-    _write_answers(text := StringIO(), answers, args, classes, document)
+    _write_answers(text := StringIO(), answers, args, predictor, document)
     out = write_atomically(os.path.realpath(args.out), text.getvalue().encode('utf-8', 'backslashreplace')) # as in JSON
     write_atomically(_name_seal(out), _hash(out))
 
@@ -342,9 +351,9 @@ def _answer_all(args):
         items = tqdm(items, total=total, unit=' images', delay=2)
     answers = _answer_items(predictor, items, args.batch, skipped := [])
     if args.out: answers = list(answers)
-    else: _write_answers(sys.stdout, answers, args, predictor.classes, document)
+    else: _write_answers(sys.stdout, answers, args, predictor, document)
     if document: _report_boxes(skipped, total, args.coco)
-    if args.out: _write_out(args, answers, predictor.classes, document)
+    if args.out: _write_out(args, answers, predictor, document)
     return not (skipped or suspect or differences)
 
 def _tell(row):

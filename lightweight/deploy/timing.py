@@ -67,6 +67,8 @@ class EagerModel:
     def __call__(self, images:np.ndarray)->np.ndarray: # uint8 (n, size, size, 3) → float32 (n, classes)
         return self._predict(torch.from_numpy(images)).numpy()
 
+    def predict(self, images): return self(images), None # as of an exported file; strangeness is not measured
+
 class PublishedModel(EagerModel):
     "A PyTorch network with the preprocessing of the published project: Pillow decodes and resizes."
     @staticmethod
