@@ -38,6 +38,14 @@ class Block(nn.Sequential):
         layers = [m for m in self.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
         return next((m for m in reversed(layers) if isinstance(m, nn.Linear)), layers[-1])
 
+    def score_features(self, x:torch.Tensor)->tuple[torch.Tensor, torch.Tensor]: # images → (n, classes), (n, width)
+        "Compute the class scores of a network, and its features: the input of the classifier, averaged over the image."
+        found = []
+        hook = self.classifier.register_forward_pre_hook(lambda layer, given: found.append(given[0]))
+        try: scores = self(x)
+        finally: hook.remove()
+        return scores, found[0].flatten(2).mean(2) if found[0].ndim == 4 else found[0]
+
     def activate(self, x): return x if self.act is None else self.act(x)
 
 class Conv(Block):

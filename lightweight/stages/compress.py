@@ -32,8 +32,7 @@ from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml
 from .train import OWN_FILES as _run_files, TrainSettings, find_teacher, pick_decisive
 from .train import prepare_run, settle_run, train_once
-from ..training.checkpoint import check_unseen, explain_stop, load_checkpoint, measure_f1, open_split
-from ..training.checkpoint import predict_images, save_checkpoint
+from ..training.checkpoint import explain_stop, load_checkpoint, measure_f1, open_split, save_checkpoint
 from ..training.distillation import LOGITS_FILES
 
 # %% ../../nbs/compress.ipynb #c006
@@ -129,13 +128,15 @@ def _export(c, checkpoint, variant):
     network, info = load_checkpoint(checkpoint)
     images, folder, plain = _load(c, info, 'valid')[0], checkpoint.parent/'export', find_variant(variant)
     form = plain or make_int8_formats(formats.to_pixels(_load(c, info, 'train')[0]))[variant]
-    pixels, reference = formats.to_pixels(images), predict_images(network, images, info['mean'], info['std'])
-    check = partial(formats.check_export, images=pixels, reference=reference, targets=c.valid.target.to_numpy())
+    pixels, centres = formats.to_pixels(images), formats.measure_centres(network, *_load(c, info, 'train'), info)
+    reference, strangeness = formats.predict_reference(network, images, info, centres)
+    check = partial(formats.check_export, images=pixels, reference=reference, targets=c.valid.target.to_numpy(),
+                    strangeness=strangeness)
     cutting, examples = read_crops_info(c.store)['settings'], formats.draw_examples(pixels, reference)
     meta = formats.make_metadata(network, info, cutting, hash_file(checkpoint), c.s.licence, 'f32' if plain else 'int8',
                                  examples)
     formats.clear_stale(folder, meta['checkpoint'])
-    rows = formats.export_format(form, formats.make_deployable(network, info), meta, folder, check, _limits)
+    rows = formats.export_format(form, formats.make_deployable(network, info, centres), meta, folder, check, _limits)
     formats.add_rows(folder, rows)
     row = next(r for r in rows if r['variant'] == variant)
     about = dict(variant=variant, img_size=info['img_size'], **describe_network(network, info['img_size']),

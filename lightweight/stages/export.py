@@ -19,10 +19,11 @@ from ..core.records import check_record_place, hash_file, start_record, write_re
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
-from ..deploy.formats import Limits, check_export, draw_examples, export_formats, list_own_files, make_deployable
-from ..deploy.formats import make_metadata, read_table, to_pixels
+from ..deploy.formats import (Limits, check_export, draw_examples, export_formats, list_own_files,
+                                        make_deployable, make_metadata, measure_centres, predict_reference, read_table,
+                                        to_pixels)
 from ..metrics.metrics import tabulate_probabilities
-from ..training.checkpoint import load_checkpoint, open_split, predict_images
+from ..training.checkpoint import load_checkpoint, open_split
 
 # %% ../../nbs/export.ipynb #c006
 class ExportSettings(Settings):
@@ -46,11 +47,17 @@ class ExportSettings(Settings):
     record:WritePath = Field('', description='second path for the record, such as results/NAME.json (default: none)')
 
 # %% ../../nbs/export.ipynb #c008
-def _make_check(network, info, rows):
+def _find_centres(network, info, rows, most=100): # of up to 100 train crops a class
+    rows = rows.sample(frac=1, random_state=0).groupby('target').head(most)
+    images = load_images(rows.path.tolist(), info['img_size'], info['resize'])
+    return measure_centres(network, images, rows.target.to_numpy(), info)
+
+def _make_check(network, info, rows, centres):
     "The crops with the checkpoint's probabilities, and `check_export` with these as the reference."
     images = load_images(rows.path.tolist(), info['img_size'], info['resize'])
-    probs = predict_images(network, images, info['mean'], info['std'])
-    check = partial(check_export, images=to_pixels(images), reference=probs, targets=rows.target.to_numpy())
+    probs, strangeness = predict_reference(network, images, info, centres)
+    check = partial(check_export, images=to_pixels(images), reference=probs, targets=rows.target.to_numpy(),
+                    strangeness=strangeness)
     return pd.concat([rows, tabulate_probabilities(probs, info['classes'])], axis=1), check
 
 def set_limits(s:ExportSettings)->dict[str, Limits]: # by number format
@@ -67,8 +74,10 @@ def _check_rivals(s, folder): # refuse a comparison of speed without the file to
 
 def _write_all(s, store, network, own, checkpoint, folder):
     "Write and check the files; their rows, the crops of the check, and the metadata."
-    valid, check = _make_check(network, own, open_split(store, own))
-    deployable, limits = make_deployable(network, own), set_limits(s)
+    crops = open_split(store, own, 'train')
+    centres = _find_centres(network, own, crops)
+    valid, check = _make_check(network, own, open_split(store, own), centres)
+    deployable, limits = make_deployable(network, own, centres), set_limits(s)
     examples = draw_examples(check.keywords['images'], check.keywords['reference'], limits, s.examples)
     cutting = read_crops_info(store)['settings']
     info = make_metadata(network, own, cutting, hash_file(checkpoint), s.licence, examples=examples)
@@ -76,7 +85,6 @@ def _write_all(s, store, network, own, checkpoint, folder):
     rows = export_formats([f for f in s.formats if f not in int8], deployable, info, folder, check, limits, s.n_threads)
     if not int8: return rows, valid, info
     from lightweight.compression.int8 import export_int8  # imported here because it takes a second
-    crops = open_split(store, own, 'train')
     crops = crops.sample(min(s.calibration, len(crops)), random_state=s.calibration_seed)
     images = to_pixels(load_images(crops.path.tolist(), own['img_size'], own['resize']))
     options = limits, s.n_threads, s.exclusions, 50*s.faster

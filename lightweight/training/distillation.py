@@ -244,9 +244,7 @@ class Pooled(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x):
-        with Hook(self.network.classifier, lambda layer, given, out: given[0], detach=False) as hook: self.network(x)
-        return hook.stored.flatten(2).mean(2) if hook.stored.ndim == 4 else hook.stored
+    def forward(self, x): return self.network.score_features(x)[1]
 
 def hash_network(
     network:nn.Module, # from `build_network`
