@@ -30,6 +30,7 @@ from ..core.files import MARKER, hold_lock, nest_files, read_maker, write_atomic
 from .runtime import KEY, VERSION, Model, list_parts, open_model, pack_examples
 from ..metrics.metrics import macro_f1
 from ..models.complexity import count_parameters
+from ..models.layers import CategoryLinear
 from ..models.surgery import fold_batchnorm
 
 # %% ../../nbs/deploy/02_formats.ipynb #c016
@@ -42,9 +43,10 @@ class Deployable(nn.Module):
         network:nn.Module, # returns class scores; with folded batch norms
         info:dict, # of the checkpoint: mean and std per channel, in [0, 1]
         centres:torch.Tensor|None=None, # from `measure_centres`; None: strangeness is not measured
+        factor:float=1., # of the class scores
     ):
         super().__init__()
-        self.network = network
+        self.network, self.factor = network, factor
         self.register_buffer('centres', centres)
         mean, std = (torch.tensor(info[k], dtype=torch.float32).view(1, 3, 1, 1) for k in ('mean', 'std'))
         self.register_buffer('scale', 1/(255*std))
@@ -52,17 +54,25 @@ class Deployable(nn.Module):
 
     def forward(self, images): # uint8 (n, size, size, 3) → float32 (n, classes), and with centres float32 (n,)
         x = images.float().permute(0, 3, 1, 2).contiguous()*self.scale + self.shift
-        if self.centres is None: return self.network(x).softmax(1)
-        scores, features = self.network.score_features(x)
-        return scores.softmax(1), _measure_strangeness(features, self.centres)
+        scores, features = (self.network(x), None) if self.centres is None else self.network.score_features(x)
+        probabilities = (scores if self.factor == 1 else scores*self.factor).softmax(1)
+        return probabilities if features is None else (probabilities, _measure_strangeness(features, self.centres))
 
 def make_deployable(
     network:nn.Module, # from a checkpoint; is copied, not changed
     info:dict, # as for `Deployable`
     centres:torch.Tensor|None=None, # as for `Deployable`
+    temperature:float=1., # of the softmax
 )->Deployable: # in evaluation mode
     "Fold the batch norms of a network, and add preprocessing, softmax and strangeness."
-    return Deployable(fold_batchnorm(network), info, centres).eval()
+    folded = fold_batchnorm(network)
+    return Deployable(folded, info, centres, _divide_scores(folded, temperature)).eval()
+
+def _divide_scores(network, temperature): # in its last layer; returns the factor of the scores that is left to apply
+    layer = network.classifier
+    if isinstance(layer, CategoryLinear): return 1/temperature                     # it adds probabilities of categories
+    for p in layer.parameters(): p.data /= temperature
+    return 1.
 
 # %% ../../nbs/deploy/02_formats.ipynb #nc0741cb
 def _score_features(network, images, info): # class scores and features of uint8 images
@@ -77,7 +87,7 @@ def measure_centres(
     info:dict, # mean and std per channel
 )->torch.Tensor: # (classes among the crops, width), of length 1
     "Average the features of each class."
-    features, targets = _score_features(network, images, info)[1], torch.as_tensor(targets)
+    features, targets = _score_features(network, images, info)[1], torch.tensor(np.array(targets))
     return nn.functional.normalize(torch.stack([features[targets == c].mean(0) for c in targets.unique()]), dim=1)
 
 def predict_reference(
@@ -99,6 +109,7 @@ def make_metadata(
     licence:str, # of weights and data, in words
     precision:str='f32', # number format of the weights: f32 or int8
     examples:dict|None=None, # from `draw_examples`
+    temperature:float=1., # of the softmax
 )->dict: # as `lightweight.deploy.runtime` reads it
     "Collect the metadata of an exported file."
     recipe = network.recipe
@@ -106,7 +117,8 @@ def make_metadata(
     own = {k: info[k] for k in ('classes', 'img_size', 'resize', 'mean', 'std', 'split')}
     held = dict(examples=examples) if examples else {}
     return dict(version=VERSION, name=recipe['name'] + cut, **own, context=cutting['context'], square=cutting['square'],
-                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision) | held
+                checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision,
+                temperature=temperature) | held
 
 # %% ../../nbs/deploy/02_formats.ipynb #c023
 def _make_example(info, n): return (torch.zeros(n, info['img_size'], info['img_size'], 3, dtype=torch.uint8),)
@@ -117,9 +129,10 @@ def make_onnx(
 )->'onnx.ModelProto':
     "Convert a network to an ONNX graph."
     import onnx
+    names = ['probabilities', *['strangeness']*(network.centres is not None)]
     model = torch.onnx.export(
         network, _make_example(info, 2), dynamo=True, dynamic_shapes={'images': {0: 'n'}}, input_names=['images'],
-        output_names=['probabilities', 'strangeness'][:1 + (network.centres is not None)], external_data=False, verbose=False).model_proto
+        output_names=names, external_data=False, verbose=False).model_proto
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer): del part.metadata_props[:]
     del graph.value_info[:], graph.metadata_props[:]
@@ -387,8 +400,8 @@ def _change_openvino(path, change): # the weights are in another file
     tree = ElementTree.fromstring(path.read_bytes())
     held = tree.find('rt_info')
     text = change(held.find(KEY).get('value'))
-    for parent in (held, held.find('framework')):
-        for node in [n for n in (parent if parent is not None else ()) if n.tag in (KEY, 'model_info')]: parent.remove(node)
+    for parent in (held, *held.findall('framework')):                                # that of an ONNX file, too
+        for node in [n for n in parent if n.tag in (KEY, 'model_info')]: parent.remove(node)
     ElementTree.SubElement(held, KEY, value=text)
     if decisions := (info := json.loads(text)).get('calibration'):
         given = [t for t in decisions['thresholds'].values() if t is not None]

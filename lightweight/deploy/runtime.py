@@ -200,8 +200,8 @@ def _check_calibration(path, info): # reject malformed decisions, and those for 
               if k not in fields or not right(fields[k])]
     if faults: raise ValueError(f"{path}: invalid metadata: calibration: {'; '.join(faults)}; {again}")
     if (mine := info.get('checkpoint')) != fields['checkpoint']:
-        raise ValueError(f"{path}: its calibration is for another checkpoint ({fields['checkpoint']:.12}) than the file "
-                         f'({mine!s:.12}); {again}')
+        raise ValueError(f"{path}: its calibration is for another checkpoint ({fields['checkpoint']:.12}) "
+                         f'than the file ({mine!s:.12}); {again}')
     if odd := sorted(set(fields['thresholds']) ^ set(info['classes'])):
         raise ValueError(f"{path}: invalid metadata: calibration: thresholds: {', '.join(odd)}: expected exactly the "
                          f"classes {', '.join(info['classes'])}; {again}")
@@ -326,8 +326,10 @@ class Predictor:
         rows, strangeness = self.model.predict(images)
         best, rows = rows.argmax(1).tolist(), rows.tolist()
         strange = [None]*len(rows) if strangeness is None else strangeness.tolist()
-        return [Prediction(label := self.classes[i], row[i], dict(zip(self.classes, row)), self.decide(label, row[i], s), s)
-                for i, row, s in zip(best, rows, strange)]
+        def name(i, row, s):
+            answer = self.decide(self.classes[i], row[i], s)
+            return Prediction(self.classes[i], row[i], dict(zip(self.classes, row)), answer, s)
+        return [name(*found) for found in zip(best, rows, strange)]
 
     def decide(self,
         label:str, # the likeliest class

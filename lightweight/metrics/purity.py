@@ -251,6 +251,7 @@ def fit_temperature(
 )->float: # from 0.05 to 20
     "Fit the temperature with the lowest log loss."
     targets, probs, _ = _check_predictions(targets, probs)
+    if (probs.argmax(1) == targets).all(): return 1.
     def loss(log_t): return log_loss(targets, scale_probabilities(probs, math.exp(log_t)))
     return math.exp(optimize.minimize_scalar(loss, bounds=(-math.log(20), math.log(20)), method='bounded').x)
 

@@ -58,7 +58,8 @@ def _open_files(s, root, checkpoint): # variant; open models, its own first, and
     name = s.variant or ('onnx' if 'onnx' in files else next(iter(files), ''))
     if name not in files:
         raise SettingsError(f'variant = {name}: not among the exported files of {s.run}: {", ".join(files) or "none"}')
-    for variant in (name, *files): groups.setdefault(variant if variant.endswith('-int8') else 'float', []).append(variant)
+    for variant in (name, *files):
+        groups.setdefault(variant if variant.endswith('-int8') else 'float', []).append(variant)
     models = [(open_model(files[v][0], precision=files[v][1]), sorted({files[other][0].name for other in group}))
               for group in groups.values() for v in group[:1]]
     for model, _ in models:
@@ -66,12 +67,11 @@ def _open_files(s, root, checkpoint): # variant; open models, its own first, and
             raise ValueError(f'{model.path}: a file of another checkpoint; export the run again')
     return name, models
 
-def _open_strange(s, root, info): # images of objects of no class
-    paths = list_folder(root/s.strange).images
-    if len(paths) < _fewest:
-        raise SettingsError(f'strange = {s.strange}: {len(paths)} images; at least {_fewest} are needed to measure '
-                            'whether strange objects are recognised')
-    return to_pixels(load_images(paths, info['img_size'], info['resize'], progress=True))
+def _list_strange(s, root): # images of objects of no class
+    paths = list_folder(root/s.strange).images if s.strange else []
+    if not s.strange or len(paths) >= _fewest: return paths
+    raise SettingsError(f'strange = {s.strange}: {len(paths)} images; at least {_fewest} are needed to measure '
+                        'whether strange objects are recognised')
 
 def _open_case(s, root): # the valid crops with the probabilities of the file; everything that can be wrong is checked
     info = read_checkpoint_info(path := root/s.run/'model.safetensors')
@@ -80,15 +80,14 @@ def _open_case(s, root): # the valid crops with the probabilities of the file; e
     check_answers(info['classes'])
     if s.record: check_record_place(root/s.record, 'calibrate', s.model_dump())
     store, checkpoint = root/(s.crops or info['crops']), hash_file(path)
-    mix = read_mix(root/s.mix, info['classes']) if s.mix else None
+    mix, odd = read_mix(root/s.mix, info['classes']) if s.mix else None, _list_strange(s, root)
     rows = open_split(store, info, 'valid')
     name, models = _open_files(s, root, checkpoint)
     if s.strange and models[0][0].predict(np.zeros((1, *models[0][0].shape), np.uint8))[1] is None:
         raise SettingsError(f'strange = {s.strange}: {models[0][0].path} does not measure strangeness; export it again')
+    def load(paths): return to_pixels(load_images(paths, info['img_size'], info['resize'], progress=True))
     return SimpleNamespace(info=info, checkpoint=checkpoint, store=store, mix=mix, rows=rows, variant=name,
-                           models=models, odd=_open_strange(s, root, info) if s.strange else None,
-                           pixels=to_pixels(load_images(rows.path.tolist(), info['img_size'], info['resize'],
-                                                        progress=True)))
+                           models=models, odd=load(odd) if odd else None, pixels=load(rows.path.tolist()))
 
 # %% ../../nbs/calibrate.ipynb #nd268362
 _fewest, _least_auroc = 20, .8 # images, and AUROC, for a limit of strangeness
@@ -111,7 +110,8 @@ def explain_strangeness(
     if not measured: return ''
     said = f"strangeness: AUROC {measured['auroc']:.2f} with {measured['n']} photos of objects of no class"
     if measured['auroc'] < _least_auroc:
-        return f'{said}, below {_least_auroc:.2f}: strange objects are not recognised with this network; no limit is set'
+        return (f'{said}, below {_least_auroc:.2f}: strange objects are not recognised with this network, '
+                'and no limit is set')
     return f"{said}; {measured['found']:.0%} of them are above the limit, and 1% of the validation crops"
 
 # %% ../../nbs/calibrate.ipynb #nc707c8f

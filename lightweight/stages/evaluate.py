@@ -27,6 +27,7 @@ from ..evaluation.analysis import analyse, draw_figures
 from ..evaluation.page import Section, write_card, write_page
 from ..evaluation.result_plots import plot_latency
 from ..metrics.metrics import competition_score, macro_f1, tabulate_probabilities
+from ..metrics.purity import scale_probabilities
 from ..models.build import build_network, normalization
 from ..models.complexity import describe_network
 from .export import ExportSettings, export
@@ -132,11 +133,12 @@ def evaluate(
 def _measure(s, case, exported, models):
     "The test crops with the checkpoint's predictions, the error analysis, and the table of variants."
     rows, classes, pixels = case.rows, case.info['classes'], to_pixels(case.images)
-    probs = dict(eager=predict_images(case.network, case.images, case.info['mean'], case.info['std']))
+    eager = predict_images(case.network, case.images, case.info['mean'], case.info['std'])
+    fast = next(iter(models.values())) # several times as fast as eager PyTorch on the many corrupted images
+    probs = dict(eager=scale_probabilities(eager, fast.info.get('temperature', 1)))           # as the files return them
     for name, model in track(models.items(), len(models), 'predicting', 'files'): probs[name] = ask_model(model, pixels)
     table = tabulate_probabilities(probs['eager'], classes)
     rows = pd.concat([rows.assign(pred=probs['eager'].argmax(1)), table], axis=1)
-    fast = next(iter(models.values())) # several times as fast as eager PyTorch on the many corrupted images
     found = analyse(rows, probs['eager'], case.images, lambda x: ask_model(fast, to_pixels(x)), classes)
     paths = timing.time_variants({}, s.n_threads, 1, s.n_rounds, models | case.others,
                                  files=timing.read_pictures(rows.path.tolist()))

@@ -23,6 +23,7 @@ from ..deploy.formats import (Limits, check_export, draw_examples, export_format
                                         make_deployable, make_metadata, measure_centres, predict_reference, read_table,
                                         to_pixels)
 from ..metrics.metrics import tabulate_probabilities
+from ..metrics.purity import fit_temperature, scale_probabilities
 from ..training.checkpoint import load_checkpoint, open_split
 
 # %% ../../nbs/export.ipynb #c006
@@ -53,12 +54,14 @@ def _find_centres(network, info, rows, most=100): # of up to 100 train crops a c
     return measure_centres(network, images, rows.target.to_numpy(), info)
 
 def _make_check(network, info, rows, centres):
-    "The crops with the checkpoint's probabilities, and `check_export` with these as the reference."
+    "The crops with the checkpoint's probabilities, `check_export` with these as the reference, and the temperature."
     images = load_images(rows.path.tolist(), info['img_size'], info['resize'])
     probs, strangeness = predict_reference(network, images, info, centres)
-    check = partial(check_export, images=to_pixels(images), reference=probs, targets=rows.target.to_numpy(),
-                    strangeness=strangeness)
-    return pd.concat([rows, tabulate_probabilities(probs, info['classes'])], axis=1), check
+    targets, temperature = rows.target.to_numpy(), 1.
+    if not info.get('refit'): temperature = fit_temperature(targets, probs)          # a refit run has seen these crops
+    probs = scale_probabilities(probs, temperature)
+    check = partial(check_export, images=to_pixels(images), reference=probs, targets=targets, strangeness=strangeness)
+    return pd.concat([rows, tabulate_probabilities(probs, info['classes'])], axis=1), check, temperature
 
 def set_limits(s:ExportSettings)->dict[str, Limits]: # by number format
     "Collect the limits of the check for each number format."
@@ -76,11 +79,12 @@ def _write_all(s, store, network, own, checkpoint, folder):
     "Write and check the files; their rows, the crops of the check, and the metadata."
     crops = open_split(store, own, 'train')
     centres = _find_centres(network, own, crops)
-    valid, check = _make_check(network, own, open_split(store, own), centres)
-    deployable, limits = make_deployable(network, own, centres), set_limits(s)
+    valid, check, temperature = _make_check(network, own, open_split(store, own), centres)
+    deployable, limits = make_deployable(network, own, centres, temperature), set_limits(s)
     examples = draw_examples(check.keywords['images'], check.keywords['reference'], limits, s.examples)
     cutting = read_crops_info(store)['settings']
-    info = make_metadata(network, own, cutting, hash_file(checkpoint), s.licence, examples=examples)
+    info = make_metadata(network, own, cutting, hash_file(checkpoint), s.licence, examples=examples,
+                         temperature=temperature)
     int8 = [f for f in s.formats if f.endswith('-int8')]
     rows = export_formats([f for f in s.formats if f not in int8], deployable, info, folder, check, limits, s.n_threads)
     if not int8: return rows, valid, info

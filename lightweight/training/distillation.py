@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastai.basics import AvgMetric, Callback, DataLoader, DataLoaders, Learner, trainable_params
-from fastai.callback.hook import Hook
 from safetensors.torch import save
 from torch import nn
 

@@ -34,6 +34,12 @@ def onnx_of(**options): return put("model.onnx", make_onnx(**options))
 def info(**changes): return onnx_of(info={k: v for k, v in (INFO | changes).items() if v is not ...})
 
 
+DECISIONS = dict(checkpoint="ab", purity=.95, confidence=.95, thresholds=dict.fromkeys(INFO["classes"]), strange=None, reference={})
+
+
+def decided(**changes): return info(checkpoint="ab", calibration={k: v for k, v in (DECISIONS | changes).items() if v is not ...})
+
+
 PREDICT, BOXES = "predict model.onnx photos", "predict model.onnx annotations.json"
 
 test_exported_files = suite(make_exported,
@@ -67,6 +73,16 @@ test_exported_files = suite(make_exported,
     ("examples that are none", info(examples=7), PREDICT, 2, "model.onnx: invalid metadata: examples"),
     ("examples that are no pictures", info(examples=dict(images=["AAAA"], probabilities=[[1, 0, 0]], limits=dict(f32=1))), PREDICT, 2, "model.onnx: invalid metadata: examples"),
     ("examples of other lengths", info(examples=dict(images=[], probabilities=[], limits={})), PREDICT, 2, "model.onnx: invalid metadata: examples"),
+    ("a calibration that is none", info(calibration=7), PREDICT, 2, "model.onnx: invalid metadata: calibration: checkpoint = None, expected a text"),
+    ("thresholds as text", decided(thresholds=dict(blue="0.9", green=None, red=.5)), PREDICT, 2, "model.onnx: invalid metadata: calibration: thresholds", "expected a probability or null for each class"),
+    ("a threshold above one", decided(thresholds=dict(blue=1.5, green=None, red=.5)), PREDICT, 2, "expected a probability or null for each class"),
+    ("thresholds of other classes", decided(thresholds=dict(blue=.5, grey=None, red=.5)), PREDICT, 2, "model.onnx: invalid metadata: calibration: thresholds: green, grey: expected exactly the classes blue, green, red"),
+    ("thresholds of another checkpoint", decided(checkpoint="0"*64), PREDICT, 2, "model.onnx: its calibration is for another checkpoint (000000000000) than the file (ab)"),
+    ("a limit of NaN", decided(strange=float("nan")), PREDICT, 2, "strange = nan, expected a finite number or null"),
+    ("a limit without strangeness", decided(strange=.5), PREDICT, 2, "model.onnx: its calibration has a limit of strangeness, but the file does not measure it"),
+    ("a calibration without thresholds", decided(thresholds=...), PREDICT, 2, "calibration: thresholds = None"),
+    ("a class that is called not sure", onnx_of(info=INFO | dict(classes=["blue", "not sure", "red"], checkpoint="ab", calibration=DECISIONS | dict(thresholds={"blue": None, "not sure": None, "red": None}))), PREDICT, 2, "model.onnx: class 'not sure': this is an answer of calibrated files"),
+    ("calibrated", decided(), PREDICT, 0, "path,label,probability,answer,strangeness,p_blue", "not sure"),
     ("OpenVINO without weights", same, "predict model.xml photos", 2, "model.bin: there is no such file"),
     ("OpenVINO of rubbish", put("model.bin", "x"), "predict model.xml photos", 2, "model.xml: OpenVINO cannot open it"),
     ("TorchScript of rubbish", put("model.pt", "x"), "predict model.pt photos", 2, "model.pt: TorchScript cannot open it"),
@@ -177,6 +193,10 @@ test_weights = suite(make_run,
     ("a start that is truncated", put(WEIGHTS, lambda data: data[:999]), FINISH, 2, "model.safetensors: not a complete safetensors file"),
     ("a start of other classes", facts(classes=list("abc")), FINISH, 2, "was trained on the classes a, b, c; the crops have"),
     ("compress a truncated network", put(WEIGHTS, lambda data: data[:999]), "compress --run run --out out", 2, "run"),
+    ("calibrate a run that was not exported", same, "calibrate run", 2, "export: there is no export.csv in it; run lightweight export first"),
+    ("calibrate a class that is called strange", facts(classes=["bag", "can", "strange"]), "calibrate run", 2, "class 'strange': this is an answer of calibrated files; give the class another name"),
+    ("few strange objects", same, "calibrate run --strange photos", 2, "strange = photos: 12 images; at least 20 are needed"),
+    ("no strange objects", same, "calibrate run --strange nowhere", 2, "strange = nowhere: 0 images; at least 20 are needed"),
     ("evaluate a truncated network", put(WEIGHTS, lambda data: data[:999]), "evaluate run --out out", 2, "model.safetensors: not a complete safetensors file"))
 
 test_crop_folders = suite(make_run,
