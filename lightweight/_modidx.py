@@ -1574,6 +1574,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'lightweight/metrics/purity.py'),
                                             'lightweight.metrics.purity.scale_probabilities': ( 'metrics/purity.html#scale_probabilities',
                                                                                                 'lightweight/metrics/purity.py'),
+                                            'lightweight.metrics.purity.share_interval': ( 'metrics/purity.html#share_interval',
+                                                                                           'lightweight/metrics/purity.py'),
                                             'lightweight.metrics.purity.thin_to_mix': ( 'metrics/purity.html#thin_to_mix',
                                                                                         'lightweight/metrics/purity.py')},
             'lightweight.models.build': { 'lightweight.models.build.CutNetwork': ( 'models/build.html#cutnetwork',
