@@ -23,7 +23,7 @@ from ..deploy.predict import list_folder
 from ..deploy.runtime import check_answers, open_model
 from ..metrics.purity import (accept, find_limit, fit_temperature, measure_auroc, measure_confidence,
                                         measure_rates, order_mix, promise_purity, reweigh_purity, thin_to_mix)
-from ..training.checkpoint import open_split, read_checkpoint_info
+from ..training.checkpoint import check_unseen, open_split, read_checkpoint_info
 
 # %% ../../nbs/calibrate.ipynb #n51837a9
 class CalibrateSettings(Settings):
@@ -75,8 +75,7 @@ def _list_strange(s, root): # images of objects of no class
 
 def _open_case(s, root): # the valid crops with the probabilities of the file; everything that can be wrong is checked
     info = read_checkpoint_info(path := root/s.run/'model.safetensors')
-    if info.get('refit'):
-        raise SettingsError(f'run = {s.run}: it has seen the validation crops (refit = true); name a run without refit')
+    check_unseen(info, f'run = {s.run}')
     check_answers(info['classes'])
     if s.record: check_record_place(root/s.record, 'calibrate', s.model_dump())
     store, checkpoint = root/(s.crops or info['crops']), hash_file(path)
