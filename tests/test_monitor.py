@@ -14,6 +14,7 @@ from lightweight.deploy.monitor import Reference, check_window, main, read_refer
 INFO = dict(classes=["blue", "green", "red"], img_size=8, resize="squish", context=.1, square=True)
 CLASSES = INFO["classes"]
 REFERENCE = dict(n=600, n_photos=300, not_sure=.3, strange=None, histogram=[0]*10 + [.1]*10, confusion=[[180, 10, 10], [10, 180, 10], [10, 10, 180]])
+CHOSEN = dict(checkpoint="ab", purity=.9, confidence=.95, strange=None, thresholds=dict(blue=.8, green=.8, red=None))
 COMMAND = [sys.executable, "-c", "import sys; from lightweight.deploy.monitor import main; sys.exit(main())"]
 
 
@@ -42,7 +43,7 @@ def to_lines(rows): return "".join(json.dumps(r) + "\n" for r in rows)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("monitor")/"model.onnx"
-    path.write_bytes(make_onnx(INFO | dict(calibration=dict(purity=.95, reference=REFERENCE))))
+    path.write_bytes(make_onnx(INFO | dict(checkpoint="ab", calibration=CHOSEN | dict(reference=REFERENCE))))
     return path
 
 
@@ -121,15 +122,14 @@ def test_predictions_that_are_none(model, tmp_path, capsys, text, message):
 
 
 @pytest.mark.parametrize("calibration, message", [
-    (None, "it is not calibrated; run lightweight calibrate RUN"), ("yes", "invalid metadata: calibration"), ({}, "it is not calibrated"),
-    (dict(reference=None), "invalid metadata: calibration"), (dict(purity=.9), "it lacks 'reference'"),
-    *((dict(reference=REFERENCE | change), message) for change, message in (
+    (None, "it is not calibrated; run lightweight calibrate RUN"),
+    *((CHOSEN | dict(reference=REFERENCE | change), message) for change, message in (
         (dict(n_photos=0), "n_photos: expected a number from 1"), (dict(n_photos="many"), "invalid metadata: calibration"), (dict(not_sure=2), "expected shares from 0 to 1"),
         (dict(histogram=[]), "histogram: expected 20 shares"), (dict(histogram=[-1] + [0]*18 + [2]), "a number below 0"), (dict(histogram=3), "invalid metadata: calibration"),
         (dict(confusion=[[1, 2], [3, 4]]), "confusion: expected 3 rows of 3 counts"), (dict(confusion=[[0]*3]*3), "confusion: expected"))),
 ])
 def test_files_that_are_not_calibrated(tmp_path, capsys, calibration, message):
-    (tmp_path/"model.onnx").write_bytes(make_onnx(INFO | ({} if calibration is None else dict(calibration=calibration))))
+    (tmp_path/"model.onnx").write_bytes(make_onnx(INFO | ({} if calibration is None else dict(checkpoint="ab", calibration=calibration))))
     (tmp_path/"p.jsonl").write_text(to_lines(predict(np.random.default_rng(0), 9)))
     assert main([str(tmp_path/"model.onnx"), str(tmp_path/"p.jsonl")]) == 2
     out, err = capsys.readouterr()
