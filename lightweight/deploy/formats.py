@@ -432,7 +432,7 @@ def _calibrate_file(path, calibration): # the part of a file that holds its meta
 
 def set_calibration(
     folder:str|Path, # of an export
-    calibrations:dict[str, dict|None], # file → `calibration` as `lightweight.deploy.runtime` reads it; None: remove it
+    calibrations:dict[str, dict|None], # file → `calibration`, as the runtime reads it; None: remove it
 ):
     "Write thresholds into exported files; keep the table up to date."
     folder = Path(folder)

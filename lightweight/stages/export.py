@@ -92,7 +92,7 @@ def _write_all(s, store, network, own, checkpoint, folder):
     crops = crops.sample(min(s.calibration, len(crops)), random_state=s.calibration_seed)
     images = to_pixels(load_images(crops.path.tolist(), own['img_size'], own['resize']))
     options = limits, s.n_threads, s.exclusions, 50*s.faster
-    check = partial(check, strangeness=None)              # the limit of strangeness is chosen for each int8 file by itself
+    check = partial(check, strangeness=None)             # its limit is chosen for each int8 file by itself
     return rows + export_int8(int8, deployable, info, folder, check, images, *options)[0], valid, info
 
 def export(
