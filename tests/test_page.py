@@ -10,8 +10,10 @@ import pytest
 from test_house import ROOT
 
 from lightweight.metrics.metrics import compute_metrics, confusion
+from lightweight.metrics.purity import measure_confidence, risk_coverage
 from lightweight.evaluation import result_plots as plots
-from lightweight.evaluation.page import Section, tabulate, write_page
+from lightweight.evaluation.analysis import judge_promises
+from lightweight.evaluation.page import Section, tabulate, tabulate_promises, write_page
 from lightweight.core.records import read_record
 from lightweight.data.sample import make_sample
 
@@ -79,6 +81,18 @@ class Visit:
     def __exit__(self, *_): self.page.context.close()
 
 
+def make_sorting():
+    "Simulated promises: kept and broken, a class that is never accepted, one without a promise; and what follows from them."
+    rng, classes = np.random.default_rng(0), ["Metal", "Paper", ATTACK, "Plastic", "Plasticbag", "Styrofoam"]
+    probs = rng.dirichlet(np.full(6, .2), 600)
+    targets = np.where(rng.random(600) < .8, probs.argmax(1), rng.integers(6, size=600))
+    thresholds = dict(zip(classes, [.9, .3, .5, .6, 1., None]))
+    sorting = judge_promises(targets, probs, np.arange(600)//2, dict(purity=.9, confidence=.95, mix=None, thresholds=thresholds))
+    quality = {name: dict(zip(("value", "low", "high"), values)) for name, values in measure_confidence(targets, probs, np.arange(600)).items()}
+    figures = {"Purity and recovery": plots.plot_promises(sorting["per_class"], .9), "Risk": plots.plot_risk(risk_coverage(targets, probs), [.1, .05, .2], (.5, .1))}
+    return dict(sorting=sorting, quality=quality), Section("Purity and recovery", "", {"Promises": tabulate_promises(sorting["per_class"])}, figures)
+
+
 def make_sections(folder):
     "A dozen figures and all that makes pages burst: a wide table, a long word, a hostile class."
     rng, classes = np.random.default_rng(0), ["Metal", "Paper", ATTACK, "Plastic", "Plasticbag", "Styrofoam"]
@@ -103,8 +117,9 @@ def make_sections(folder):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     record = read_record(ROOT/"results/taco-quick.json")
-    record |= dict(command=record["command"] + " --out " + "deep/"*60, hashes=record["hashes"] | {ATTACK: "0"*64})
-    return write_page(folder/"page.html", f"A run with {ATTACK}", "", make_sections(folder/"sample"), record)
+    metrics, sorting = make_sorting()
+    record |= dict(command=record["command"] + " --out " + "deep/"*60, hashes=record["hashes"] | {ATTACK: "0"*64}, metrics=record["metrics"] | metrics)
+    return write_page(folder/"page.html", f"A run with {ATTACK}", "", [*make_sections(folder/"sample"), sorting], record)
 
 
 @pytest.mark.parametrize("screen, scheme, media", [(PHONE, "light", "screen"), (PHONE, "dark", "screen"), (DESK, "light", "screen"), (DESK, "dark", "screen"), (PAPER, "dark", "print")],
@@ -113,17 +128,29 @@ def test_page_is_whole_and_readable(browser, page, screen, scheme, media):
     with Visit(browser, page, screen, scheme, media) as visit:
         assert not visit.faults
         assert visit.page.locator("h1").inner_text() == f"A run with {ATTACK}", "a name from outside is shown as it is"
-        assert visit.page.locator("h2").all_inner_texts() == ["Which classes it knows", "What is taken for what", f"Class {ATTACK}", "What it gets wrong", "Provenance"]
+        assert visit.page.locator("h2").all_inner_texts() == ["Which classes it knows", "What is taken for what", f"Class {ATTACK}", "What it gets wrong", "Purity and recovery", "Provenance"]
         assert visit.page.locator("script").count() == 0
-        assert visit.page.locator("img").count() == 12
+        assert visit.page.locator("img").count() == 14
         assert visit.page.locator("th", has_text=ATTACK).first.is_visible()
     assert page.stat().st_size < 3e6
+
+
+def test_page_leads_with_purity_and_recovery(browser, page):
+    "The verdicts are those of the classes, and the first numbers are what a sorting machine needs."
+    sorting = make_sorting()[0]["sorting"]
+    verdicts = [row["verdict"] for row in sorting["per_class"]]
+    assert verdicts[-2:] == ["nothing accepted", "no promise"] and {"kept", "contradicted"} <= set(verdicts)
+    with Visit(browser, page, DESK) as visit:
+        assert visit.page.locator(".numbers dt").all_inner_texts()[:4] == ["test purity, accepted crops", "test recovery", "AUGRC", "test macro-F1"]
+        assert visit.page.locator(".numbers .value").first.inner_text() == f"{sorting['overall']['purity']:.3f}"
+        assert visit.page.locator(".lead").inner_text().startswith("Purity of the accepted crops")
+        assert visit.page.get_by_role("region", name="Promises").locator("tbody td:last-child").all_inner_texts() == verdicts
 
 
 def test_contents_lead_to_the_parts_and_a_wide_table_scrolls_in_its_box(browser, page):
     with Visit(browser, page, PHONE) as visit:
         links = visit.page.locator("nav a")
-        assert links.count() == 5 and all(visit.page.locator(links.nth(i).get_attribute("href")).count() == 1 for i in range(5))
+        assert links.count() == 6 and all(visit.page.locator(links.nth(i).get_attribute("href")).count() == 1 for i in range(6))
         box = visit.page.get_by_role("region", name="Spoilt")
         assert box.evaluate("e => e.scrollWidth > e.clientWidth + 100 && (e.scrollLeft = 1e6, e.scrollLeft > 100)")
         last = box.locator("thead th").last.bounding_box()

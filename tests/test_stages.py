@@ -1,5 +1,6 @@
 "The stages in the order of the walk, and what happens to a run that is killed, interrupted or out of disk."
 import hashlib
+import json
 import os
 import random
 import re
@@ -35,6 +36,39 @@ def test_commands_do_not_repeat_what_libraries_say(tmp_path):
         done = subprocess.run([BIN/"lightweight", command[0], tmp_path/"train", *command[1:]], cwd=ROOT, env=env, capture_output=True, text=True)
         theirs = [line for line in done.stderr.splitlines() if not re.search(r"\d+ of \d+ \w+, \d+ s", line)]        # ours say how far it is
         assert done.returncode == 0 and not theirs, (command, theirs, done.stdout)
+
+
+def run_command(*words):
+    done = subprocess.run([BIN/"lightweight", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_evaluate_compares_promises_with_the_test_crops(tmp_path):
+    "A calibrated run is judged at its thresholds, another one says how to choose them, and thresholds of another checkpoint are refused."
+    run, out = tmp_path/"train", tmp_path/"evaluate"
+    shutil.copytree(ROOT/"outputs/sample/train", run)
+    assert run_command("calibrate", run, "--purity", "0.6", "--confidence", "0.8")[0] == 0
+    path = run/"export/calibration.json"
+    found = json.loads(path.read_text())
+    thresholds = found["metrics"]["thresholds"]
+    never, given = list(thresholds)[0], {name for name, threshold in thresholds.items() if threshold is not None}
+    found["metrics"]["thresholds"] = thresholds | {never: 1.}           # no crop is as certain
+    path.write_text(json.dumps(found))
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 0 and re.search("^promise    A purity of 0.6 is promised with confidence 0.8 for", said, re.M), said
+    sorting = json.loads((out/"record.json").read_text())["metrics"]["sorting"]
+    verdicts = {row["class"]: row["verdict"] for row in sorting["per_class"]}
+    assert verdicts[never] == "nothing accepted" and {name for name, v in verdicts.items() if v != "no promise"} == given | {never}
+    assert "### Sorting" in (out/"README.md").read_text() and "Test crops at the calibrated thresholds" in (out/"report.html").read_text()
+    path.unlink()
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 0 and "promise    Not calibrated: `lightweight calibrate RUN`" in said and "confidence AUGRC" in said, said
+    assert "Not calibrated" in (out/"report.html").read_text() and run_command("summary", out/"record.json") == (0, said[said.index("promise "):said.index("report  ")])
+    ledger = (ROOT/"outputs/sample/crops-openings.csv").read_text()
+    path.write_text(json.dumps(found | dict(hashes=found["hashes"] | dict(checkpoint="0"*64))))
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 2 and "calibration.json: it belongs to another checkpoint; run lightweight calibrate" in said, said
+    assert (ROOT/"outputs/sample/crops-openings.csv").read_text() == ledger
 
 
 def start(out, preexec_fn=None, **changed):
