@@ -178,7 +178,7 @@ def plot_promises(
         ax.hlines(rows.index, rows[f'{share}_low'], rows[f'{share}_high'], colors=colour, lw=2)
         ax.scatter(rows[share], rows.index, c=colour, s=40, zorder=3)
         ax.set(xlim=(-.02, 1.02), ylim=(len(rows) - .5, -.5), xlabel=label)
-    for y in rows.index[rows.purity.isna()]: axes[0].text(.5, y, table.verdict[y], ha='center', va='center')
+    for y in rows.index[rows.purity.isna()]: axes[0].text(0, y, table.verdict[y], va='center')
     axes[0].axvline(promised, color='#555555', ls=':')
     axes[0].set_yticks(rows.index, [f'{name} ({n:,})' for name, n in zip(table['class'], table.n_accepted)])
     axes[0].set_ylabel('in brackets: accepted crops')
@@ -195,7 +195,7 @@ def plot_risk(
     fig, [ax] = make_axes((8, 3.6), grid='y')
     ax.step(curve.coverage, curve.risk, where='post', color=BLUE, lw=2, label='by confidence')
     if chosen:
-        ax.plot(*chosen, '*', color=VERMILION, ms=15, label='calibrated thresholds', zorder=3)
+        ax.plot(*chosen, '*', color=VERMILION, ms=15, label='calibrated thresholds', zorder=3, clip_on=False)
         write_key(fig)
     ax.set(xlim=(0, 1.02), ylim=(0, None), xlabel='coverage: share of the crops that is accepted',
            ylabel='selective risk')

@@ -250,7 +250,7 @@ def _list_sections(r): # sections of the report
 def summarise(record:dict)->str:
     "Summarise the record of an evaluation in a few lines."
     m, said = record['metrics'], describe_record(record)
-    told = dict(purity=said.accepted, promise=said.promise, confidence=said.quality)
+    told = dict(sorting=said.accepted, promise=said.promise, confidence=said.quality)
     f, t = m['test'], {k: v['p50_ms'] for k, v in m['times_ms'].items()}
     return ''.join(f'{name:<10} {text}\n' for name, text in told.items() if text) + (
             f"macro-F1   {f['macro_f1']:.3f}  (95 % interval {f['macro_f1_low']:.3f} to {f['macro_f1_high']:.3f}; "
