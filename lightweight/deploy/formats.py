@@ -69,9 +69,9 @@ def make_deployable(
     return Deployable(folded, info, centres, _divide_scores(folded, temperature)).eval()
 
 def _divide_scores(network, temperature): # in its last layer; returns the factor of the scores that is left to apply
-    layer = network.classifier
-    if isinstance(layer, CategoryLinear): return 1/temperature                     # it adds probabilities of categories
-    for p in layer.parameters(): p.data /= temperature
+    if temperature == 1: return 1.
+    if isinstance(network.classifier, CategoryLinear): return 1/temperature        # it adds probabilities of categories
+    for p in network.classifier.parameters(): p.data /= temperature
     return 1.
 
 # %% ../../nbs/deploy/02_formats.ipynb #nc0741cb

@@ -32,7 +32,8 @@ from ..models.complexity import describe_network
 from ..models.genotype import parse_genotype, to_yaml
 from .train import OWN_FILES as _run_files, TrainSettings, find_teacher, pick_decisive
 from .train import prepare_run, settle_run, train_once
-from ..training.checkpoint import explain_stop, load_checkpoint, measure_f1, open_split, save_checkpoint
+from ..training.checkpoint import check_unseen, explain_stop, load_checkpoint, measure_f1, open_split
+from ..training.checkpoint import save_checkpoint
 from ..training.distillation import LOGITS_FILES
 
 # %% ../../nbs/compress.ipynb #c006
