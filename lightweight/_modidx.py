@@ -2093,6 +2093,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._evaluate': ( 'evaluate.html#_evaluate',
                                                                                         'lightweight/stages/evaluate.py'),
+                                             'lightweight.stages.evaluate._find_strange': ( 'evaluate.html#_find_strange',
+                                                                                            'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._find_variants': ( 'evaluate.html#_find_variants',
                                                                                              'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._list_sections': ( 'evaluate.html#_list_sections',

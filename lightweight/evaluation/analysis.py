@@ -125,13 +125,15 @@ def judge_promises(
     probs:np.ndarray, # (n, n_classes), of the file for which the thresholds were chosen
     photos:np.ndarray, # photo of each crop, shape (n,)
     promises:dict, # purity, confidence, thresholds (class → threshold or None), mix (class → share, or None)
+    strange:np.ndarray|None=None, # whether each crop is above the limit of strangeness, shape (n,); default: none is
 )->dict: # per_class, overall, not_sure (share of the crops), n, and the promises but for their thresholds
     "Compare promised purities with what the thresholds accept."
     thresholds, mix = promises['thresholds'], promises['mix']
+    strange = np.zeros(len(targets), bool) if strange is None else strange
     if mix and len(np.unique(targets)) == len(thresholds):
         kept = thin_to_mix(targets, order_mix(mix, list(thresholds)))
-        targets, probs, photos = targets[kept], probs[kept], photos[kept]
-    accepted, rows = accept(probs, list(thresholds.values())), []
+        targets, probs, photos, strange = targets[kept], probs[kept], photos[kept], strange[kept]
+    accepted, rows = accept(probs, list(thresholds.values()), strange), []
     for c, (name, threshold) in enumerate(thresholds.items()):
         taken, true = accepted == c, targets == c
         row = {'class': name, 'threshold': threshold} | _judge_class(taken & true, taken, true, photos)
@@ -140,7 +142,7 @@ def judge_promises(
         rows.append(row)
     overall = _judge_class(accepted == targets, accepted >= 0, np.ones(len(targets), bool), photos)
     return {k: v for k, v in promises.items() if k != 'thresholds'} | dict(
-        per_class=rows, overall=overall, not_sure=float((accepted < 0).mean()), n=len(targets))
+        per_class=rows, overall=overall, not_sure=float(((accepted < 0) & ~strange).mean()), n=len(targets))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #c005
 # Tables of F1 per class, accuracy by object size and macro-F1 by corruption; sorting: from `judge_promises`, or None;
@@ -154,12 +156,13 @@ def analyse(
     predict:Callable, # images → probabilities, for corrupted images
     classes:list[str], # names in the order of the label numbers
     promises:dict|None=None, # of the file, as `judge_promises` takes them; default: it is not calibrated
+    strange:np.ndarray|None=None, # as for `judge_promises`
 )->Analysis:
     "Measure what a machine needs of the probabilities, F1 per class, accuracy by size and robustness to corruptions."
     targets, preds = rows.target.to_numpy(), rows.pred.to_numpy()
     photos, bins = rows.get('group', rows.photo_id).to_numpy(), bin_confidence(targets, probs)
     quality = measure_confidence(targets, probs, photos)
-    sorting = judge_promises(targets, probs, photos, promises) if promises else None
+    sorting = judge_promises(targets, probs, photos, promises, strange) if promises else None
     return Analysis(sorting, risk_coverage(targets, probs),
                     {name: dict(zip(('value', 'low', 'high'), values)) for name, values in quality.items()},
                     dict(ece=calibration_error(bins), bins=bins),

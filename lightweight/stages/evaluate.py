@@ -110,7 +110,7 @@ def read_promises(
     record, again = read_record(path, 'calibrate'), f'run lightweight calibrate {folder.parent} again'
     if record['hashes'].get('checkpoint') != checkpoint:
         raise ValueError(f'{path}: it belongs to another checkpoint; {again}')
-    try: found = {k: record['metrics'][k] for k in ('purity', 'confidence', 'mix', 'variant', 'thresholds')}
+    try: found = {k: record['metrics'][k] for k in ('purity', 'confidence', 'mix', 'variant', 'strange', 'thresholds')}
     except KeyError as e: raise ValueError(f'{path}: metrics: {e} is missing; {again}') from None
     if not isinstance(found['thresholds'], dict) or list(found['thresholds']) != classes:
         raise ValueError(f"{path}: thresholds: expected the classes {', '.join(classes)}; {again}")
@@ -151,6 +151,10 @@ def evaluate(
         check_unedited(out/name for name in _texts)
         return _evaluate(s, case, root, make)
 
+def _find_strange(model, pixels, promises): # whether each crop is above the limit of strangeness; None: there is no limit
+    if promises['strange'] is None: return None
+    return np.concatenate([model.predict(image[None])[1] for image in pixels]) > promises['strange']
+
 def _measure(s, case, exported, models, promises):
     "The test crops with the checkpoint's predictions, the error analysis, and the table of variants."
     rows, classes, pixels = case.rows, case.info['classes'], to_pixels(case.images)
@@ -160,9 +164,9 @@ def _measure(s, case, exported, models, promises):
     for name, model in track(models.items(), len(models), 'predicting', 'files'): probs[name] = ask_model(model, pixels)
     table = tabulate_probabilities(probs['eager'], classes)
     rows = pd.concat([rows.assign(pred=probs['eager'].argmax(1)), table], axis=1)
-    fast = next(iter(models.values())) # several times as fast as eager PyTorch on the many corrupted images
     sorter = promises['variant'] if promises else 'onnx' if 'onnx' in models else next(iter(models))
-    found = analyse(rows, probs[sorter], case.images, lambda x: ask_model(fast, to_pixels(x)), classes, promises)
+    strange = _find_strange(models[sorter], pixels, promises) if promises else None
+    found = analyse(rows, probs[sorter], case.images, lambda x: ask_model(fast, to_pixels(x)), classes, promises, strange)
     paths = timing.time_variants({}, s.n_threads, 1, s.n_rounds, models | case.others,
                                  files=timing.read_pictures(rows.path.tolist()))
     times = _tabulate_times(paths, timing.measure_starts(exported, s.n_threads, s.n_starts))
