@@ -1989,6 +1989,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'lightweight/stages/calibrate.py'),
                                               'lightweight.stages.calibrate._measure': ( 'calibrate.html#_measure',
                                                                                          'lightweight/stages/calibrate.py'),
+                                              'lightweight.stages.calibrate._measures_strangeness': ( 'calibrate.html#_measures_strangeness',
+                                                                                                      'lightweight/stages/calibrate.py'),
                                               'lightweight.stages.calibrate._open_case': ( 'calibrate.html#_open_case',
                                                                                            'lightweight/stages/calibrate.py'),
                                               'lightweight.stages.calibrate._open_files': ( 'calibrate.html#_open_files',

@@ -34,7 +34,7 @@ _commands = { # group → name → (module:function, description)
         summary=('stages.evaluate:summary_main', 'print the result of an evaluation')),
     'Labels': {
         'label-next': ('deploy.labels:next_main', 'choose the crops to label next'),
-        'label-errors': ('deploy.labels:errors_main', 'list labels that are probably wrong')},
+        'label-errors': ('deploy.labels:errors_main', 'list suspicious labels')},
     'Experiments': dict(
         compare=('stages.compare:main', 'train variations with several seeds and compare them'),
         sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'))}

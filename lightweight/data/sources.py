@@ -96,7 +96,7 @@ def _remark_folders(root, listed, others): # kind of finding, detail and name of
         yield 'folders within a class', f'photos in {list_some(names)} count as {folder.split("/")[-1]}', folder
     for place in sorted(Path(root).glob('/'.join('*'*depth))):
         name = place.relative_to(root).as_posix()
-        if place.is_dir() and name not in inner and not place.name.startswith(('.', '__MACOSX')): yield 'class without photos', 'left out', name
+        if place.is_dir() and name not in inner and not place.name.startswith(('.', '__MACOSX')): yield 'class without photos', 'there is no photo in it', name
 
 def read_folders(
     root:str|Path, # folder with a folder per class, perhaps below train, valid and test

@@ -93,7 +93,7 @@ def make_splits(
     k = min(20, objects.group.nunique(), objects.label.value_counts().max())
     n_valid, n_test = (max(share > 0, round(share*k)) for share in (valid, test))
     if k < n_valid + n_test + 1: raise ValueError(_explain_few(objects, n_valid + n_test + 1))
-    possible, tries = objects.groupby('label').group.nunique() >= 3, []
+    possible, tries = objects.groupby('label').group.nunique() >= 2 + (n_test > 0), []
     for attempt in range(10):                    # again only if a class is absent that need not be
         fold = _divide(objects, k, (seed + 1_000_003*attempt) % 2**32)
         counts = pd.crosstab(fold, objects.label.to_numpy()).to_numpy()
@@ -105,10 +105,10 @@ def make_splits(
 
 # %% ../../nbs/data/10_splits.ipynb #c040
 def _explain_absent(objects, label, split):
-    groups = objects.group[objects.label == label]
-    few = (f"its {len(groups)} object(s) lie in {groups.nunique()} group(s) of photos, and three splits need three "
+    groups, n = objects.group[objects.label == label], len(_list_used(objects))
+    few = (f"its {len(groups)} object(s) lie in {groups.nunique()} group(s) of photos, and {n} splits need {n} "
            "groups: leave the class out in the class map, join it with another, or add photos")
-    why = few if groups.nunique() < 3 else 'try another seed or a larger share'
+    why = few if groups.nunique() < n else 'try another seed or a larger share'
     return f"class {label!r} has no object in {split}; {why}"
 
 def _check_sides(objects, column='split'): # raise if a photo or group is in several, or a split has an unknown name

@@ -338,7 +338,7 @@ class Predictor:
     )->str: # the label, 'not sure' or 'strange'; without a calibration the label
         "Answer with the class if its purity is promised."
         if not (limits := self.info.get('calibration')): return label
-        if limits['strange'] is not None and strangeness > limits['strange']: return STRANGE
+        if None not in (limits['strange'], strangeness) and not strangeness <= limits['strange']: return STRANGE  # NaN, too
         threshold = limits['thresholds'][label]
         return label if threshold is not None and probability >= threshold else NOT_SURE
 

@@ -130,7 +130,8 @@ def judge_promises(
     "Compare promised purities with what the thresholds accept."
     thresholds, mix = promises['thresholds'], promises['mix']
     strange = np.zeros(len(targets), bool) if strange is None else strange
-    if mix and len(np.unique(targets)) == len(thresholds):
+    if len(np.unique(targets)) < len(thresholds): mix = None                 # a class without crops; all are judged
+    if mix:
         kept = thin_to_mix(targets, order_mix(mix, list(thresholds)))
         targets, probs, photos, strange = targets[kept], probs[kept], photos[kept], strange[kept]
     accepted, rows = accept(probs, list(thresholds.values()), strange), []
@@ -142,7 +143,7 @@ def judge_promises(
         rows.append(row)
     overall = _judge_class(accepted == targets, accepted >= 0, np.ones(len(targets), bool), photos)
     return {k: v for k, v in promises.items() if k != 'thresholds'} | dict(
-        per_class=rows, overall=overall, not_sure=float(((accepted < 0) & ~strange).mean()), n=len(targets))
+        mix=mix, per_class=rows, overall=overall, not_sure=float(((accepted < 0) & ~strange).mean()), n=len(targets))
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #c005
 # Tables of F1 per class, accuracy by object size and macro-F1 by corruption; sorting: from `judge_promises`, or None;

@@ -248,7 +248,7 @@ def scale_probabilities(
     temperature:float, # above 1: less confident
 )->np.ndarray: # (n, n_classes)
     "Divide the logits by a temperature."
-    return special.softmax(np.log(np.clip(np.asarray(probs, float), 1e-12, None))/temperature, axis=1)
+    return special.softmax(np.log(np.clip(np.asarray(probs, float), 1e-38, None))/temperature, axis=1)
 
 def log_loss(
     targets:Sequence[int], # true class numbers, shape (n,)

@@ -54,18 +54,22 @@ def read_mix(
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
 
 def _open_files(s, root, checkpoint): # variant; open models, its own first, and the files that get their thresholds
-    files, groups = read_variants(root/s.run/'export'), {}
+    files, groups, seen = read_variants(root/s.run/'export'), {}, set()
     name = s.variant or ('onnx' if 'onnx' in files else next(iter(files), ''))
     if name not in files:
         raise SettingsError(f'variant = {name}: not among the exported files of {s.run}: {", ".join(files) or "none"}')
     for variant in (name, *files):
-        groups.setdefault(variant if variant.endswith('-int8') else 'float', []).append(variant)
-    models = [(open_model(files[v][0], precision=files[v][1]), sorted({files[other][0].name for other in group}))
-              for group in groups.values() for v in group[:1]]
-    for model, _ in models:
+        path, precision = files[variant]
+        if path in seen: continue                                        # f32 and bf16 of OpenVINO are one file
+        seen.add(path)
+        model = open_model(path, precision=precision)
         if model.info.get('checkpoint') != checkpoint:
             raise ValueError(f'{model.path}: a file of another checkpoint; export the run again')
-    return name, models
+        key = variant.endswith('-int8') and variant, model.info.get('temperature', 1), _measures_strangeness(model)
+        groups.setdefault(key, (model, []))[1].append(path.name)
+    return name, list(groups.values())
+
+def _measures_strangeness(model): return model.predict(np.zeros((1, *model.shape), np.uint8))[1] is not None
 
 def _list_strange(s, root): # images of objects of no class
     paths = list_folder(root/s.strange).images if s.strange else []
@@ -80,9 +84,11 @@ def _open_case(s, root): # the valid crops with the probabilities of the file; e
     if s.record: check_record_place(root/s.record, 'calibrate', s.model_dump())
     store, checkpoint = root/(s.crops or info['crops']), hash_file(path)
     mix, odd = read_mix(root/s.mix, info['classes']) if s.mix else None, _list_strange(s, root)
+    if mix is not None and (rare := [name for name, share in zip(info['classes'], mix) if not share]):
+        raise SettingsError(f"mix = {s.mix}: {', '.join(rare)}: a promise needs a share above 0 of each class")
     rows = open_split(store, info, 'valid')
     name, models = _open_files(s, root, checkpoint)
-    if s.strange and models[0][0].predict(np.zeros((1, *models[0][0].shape), np.uint8))[1] is None:
+    if s.strange and not _measures_strangeness(models[0][0]):
         raise SettingsError(f'strange = {s.strange}: {models[0][0].path} does not measure strangeness; export it again')
     def load(paths): return to_pixels(load_images(paths, info['img_size'], info['resize'], progress=True))
     return SimpleNamespace(info=info, checkpoint=checkpoint, store=store, mix=mix, rows=rows, variant=name,
@@ -99,7 +105,7 @@ def _limit_strangeness(model, known, odd): # limit or None, and what was measure
     if odd is None or known is None: return None, None
     strangeness, limit = _ask(model, odd)[1], find_limit(known)
     auroc, found = measure_auroc(known, strangeness), float((strangeness > limit).mean())
-    measured = dict(auroc=auroc, n=len(odd), limit=limit, found=found)
+    measured = dict(auroc=auroc, n=len(odd), limit=limit, found=found, known=float((known > limit).mean()))
     return limit if auroc >= _least_auroc else None, measured
 
 def explain_strangeness(
@@ -111,24 +117,25 @@ def explain_strangeness(
     if measured['auroc'] < _least_auroc:
         return (f'{said}, below {_least_auroc:.2f}: strange objects are not recognised with this network, '
                 'and no limit is set')
-    return f"{said}; {measured['found']:.0%} of them are above the limit, and 1% of the validation crops"
+    return (f"{said}; {measured['found']:.0%} of them are above the limit, and {measured['known']:.1%} of the "
+            'validation crops')
 
 # %% ../../nbs/calibrate.ipynb #nc707c8f
-def _promise(s, case, probs, strange): # table of promises, and the number of crops that they are based on
+def _promise(s, case, probs, strange): # table of promises, and the positions of the crops that they are based on
     classes, targets, photos = case.info['classes'], case.rows.target.to_numpy(), case.rows.group.to_numpy()
     kept = np.arange(len(targets)) if case.mix is None else thin_to_mix(targets, case.mix)
     table = promise_purity(targets[kept], probs[kept], photos[kept], classes, s.purity, s.confidence, strange[kept])
     if case.mix is not None:
         rates = measure_rates(targets, accept(probs, table.threshold, strange), len(classes))
         table.insert(4, 'purity_in_mix', reweigh_purity(rates, case.mix))
-    return table, len(kept)
+    return table, kept
 
-def _describe_crops(case, probs, accepted, strange): # the reference of `calibration`
-    targets, classes, n = case.rows.target.to_numpy(), case.info['classes'], len(case.rows)
+def _describe_crops(rows, classes, probs, accepted, strange): # the reference of `calibration`
+    targets, n = rows.target.to_numpy(), len(rows)
     confusion = np.zeros((len(classes),)*2, int)
     np.add.at(confusion, (targets, probs.argmax(1)), 1)
     histogram = np.histogram(probs.max(1).clip(0, 1), 20, (0, 1))[0]/n
-    return dict(n=n, n_photos=int(case.rows.group.nunique()), not_sure=float(((accepted < 0) & ~strange).mean()),
+    return dict(n=n, n_photos=int(rows.group.nunique()), not_sure=float(((accepted < 0) & ~strange).mean()),
                 strange=float(strange.mean()), histogram=histogram.tolist(),
                 mix=dict(zip(classes, (confusion.sum(1)/n).tolist())), confusion=confusion.tolist())
 
@@ -136,13 +143,14 @@ def _calibrate_model(s, case, model): # thresholds and limit of a model, as its 
     probs, strangeness = _ask(model, case.pixels)
     limit, measured = _limit_strangeness(model, strangeness, case.odd)
     strange = np.zeros(len(probs), bool) if limit is None else strangeness > limit
-    table, n_used = _promise(s, case, probs, strange)
+    table, kept = _promise(s, case, probs, strange)
     thresholds = dict(zip(table['class'], table.threshold.astype(object).where(table.threshold.notna(), None)))
-    reference = _describe_crops(case, probs, accept(probs, table.threshold, strange), strange)
+    accepted = accept(probs, table.threshold, strange)[kept]
+    reference = _describe_crops(case.rows.iloc[kept], case.info['classes'], probs[kept], accepted, strange[kept])
     if limit is None: reference['strange'] = None
     held = dict(checkpoint=case.checkpoint, purity=s.purity, confidence=s.confidence, thresholds=thresholds,
                 strange=limit, reference=reference)
-    return SimpleNamespace(held=held, table=table, n_used=n_used, probs=probs, measured=measured)
+    return SimpleNamespace(held=held, table=table, n_used=len(kept), probs=probs, measured=measured)
 
 def _measure(s, case, found, files): # the metrics of the record
     targets, photos = case.rows.target.to_numpy(), case.rows.group.to_numpy()
@@ -186,8 +194,8 @@ def _run(s):
     result = calibrate(s)
     print(show_promises(result.table).to_string(index=False, na_rep='-'))
     given = int(result.table.threshold.notna().sum())
-    print(f'purity of at least {s.purity:g} promised with confidence {s.confidence:g} for {given} of '
-          f'{len(result.table)} classes')
+    print(f'purity of at least {s.purity:g} promised for {given} of {len(result.table)} classes, '
+          f'for each with confidence {s.confidence:g}')
     if said := explain_strangeness(result.record['metrics']['strangeness']): print(said)
     print(f"written into {', '.join(result.files)} and {CALIBRATION} in {s.run}/export")
 

@@ -110,14 +110,14 @@ def read_promises(
     record, again = read_record(path, 'calibrate'), f'run lightweight calibrate {folder.parent} again'
     if record['hashes'].get('checkpoint') != checkpoint:
         raise ValueError(f'{path}: it belongs to another checkpoint; {again}')
-    try: found = {k: record['metrics'][k] for k in ('purity', 'confidence', 'mix', 'variant', 'strange', 'thresholds')}
+    try: found = {k: record['metrics'][k] for k in ('purity', 'confidence', 'mix', 'variant', 'thresholds')}
     except KeyError as e: raise ValueError(f'{path}: metrics: {e} is missing; {again}') from None
     if not isinstance(found['thresholds'], dict) or list(found['thresholds']) != classes:
         raise ValueError(f"{path}: thresholds: expected the classes {', '.join(classes)}; {again}")
     if found['variant'] not in variants:
         raise ValueError(f"{path}: variant = {found['variant']}: not among the exported files {', '.join(variants)}; "
                          f'{again}')
-    return found
+    return found | dict(strange=record['metrics'].get('strange'))
 
 # %% ../../nbs/evaluate.ipynb #c016
 _total = 'whole path' # end-to-end, as timing tables and records call it
