@@ -248,7 +248,8 @@ def read_coco(
     path = Path(root if made else annotations)
     coco, converted = (annotations, []) if made else parse_coco(path.read_bytes(), path)
     for detail in converted: findings.add('number in another form', 'repaired', detail)
-    for kind, detail, name in coco.get('remarks', ()) if made else (): findings.add(kind, 'kept', detail, file_name=name)
+    for kind, detail, name in coco.get('remarks', ()) if made else ():
+        findings.add(kind, 'kept', detail, file_name=name)
     categories = _read_categories(coco, path, findings)
     root = path.parent if root is None else Path(root)
     if not root.is_dir(): raise ValueError(f'root is {root}, which is no folder')

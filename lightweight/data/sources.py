@@ -96,7 +96,8 @@ def _remark_folders(root, listed, others): # kind of finding, detail and name of
         yield 'folders within a class', f'photos in {list_some(names)} count as {folder.split("/")[-1]}', folder
     for place in sorted(Path(root).glob('/'.join('*'*depth))):
         name = place.relative_to(root).as_posix()
-        if place.is_dir() and name not in inner and not place.name.startswith(('.', '__MACOSX')): yield 'class without photos', 'there is no photo in it', name
+        if place.is_dir() and name not in inner and not place.name.startswith(('.', '__MACOSX')):
+            yield 'class without photos', 'there is no photo in it', name
 
 def read_folders(
     root:str|Path, # folder with a folder per class, perhaps below train, valid and test
@@ -109,8 +110,8 @@ def read_folders(
         raise ValueError(f'{root}: there is no photo in it; expected a folder per class, such as {root}/glass/001.jpg')
     clashes, whole = _find_clashes(root, listed) if decode else {}, (0, 0, 1, 1)
     rows = [(split, name, [clashes.get(name) or (category, whole)]) for split, category, name in listed]
-    names, kinds = [row.category for row in listed], dict(fault='contradicting labels', remarks=[*_remark_folders(root, listed, others)])
-    return _read_boxes('folders', rows, names, 'shares', root, decode, progress, **kinds)
+    kinds = dict(fault='contradicting labels', remarks=[*_remark_folders(root, listed, others)])
+    return _read_boxes('folders', rows, [row.category for row in listed], 'shares', root, decode, progress, **kinds)
 
 # %% ../../nbs/data/06_sources.ipynb #n3a45315
 def _read_line(words, names): # category and left, top, right, bottom as shares; ValueError: why not

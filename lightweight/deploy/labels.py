@@ -152,8 +152,8 @@ def _write_errors(args): # exit code
     if table.empty: print('the network agrees with every label'); return 0
     titles = [f'{rank}: {r.given}, not {r.suggested}? {r.suggested_probability:.2f}' for rank, r in table.iterrows()]
     _save(out, table, [store/crop for crop in table.crop], titles, 'Labels that the network contradicts')
-    print(f"{table.likely.sum():,} labels are estimated to be wrong, of {len(table):,} that the network contradicts; the most "
-          f"suspicious first: {out} and {out.with_suffix('.png')}")
+    print(f"{table.likely.sum():,} labels are estimated to be wrong, of {len(table):,} that the network contradicts; "
+          f"the most suspicious first: {out} and {out.with_suffix('.png')}")
     return 0
 
 def errors_main(argv:list[str]|None=None)->int: # 0: done; 2: invalid arguments or files

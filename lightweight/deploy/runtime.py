@@ -338,8 +338,8 @@ class Predictor:
     )->str: # the label, 'not sure' or 'strange'; without a calibration the label
         "Answer with the class if its purity is promised."
         if not (limits := self.info.get('calibration')): return label
-        if None not in (limits['strange'], strangeness) and not strangeness <= limits['strange']: return STRANGE  # NaN, too
-        threshold = limits['thresholds'][label]
+        limit, threshold = limits['strange'], limits['thresholds'][label]
+        if None not in (limit, strangeness) and not strangeness <= limit: return STRANGE                 # NaN, too
         return label if threshold is not None and probability >= threshold else NOT_SURE
 
     def __call__(self, image, box=None)->Prediction: # arguments as in `prepare`

@@ -28,7 +28,7 @@ class CropSettings(ObjectSettings):
     out:WritePath = Field('outputs/sample/crops', description='output folder of the crops')
     splits:ReadPath = Field('', description='frozen split to use, CSV (default: draw a new one)')
     valid:float = Field(0.15, gt=0, lt=0.5, description='share of the objects in the valid split')
-    test:float = Field(0.15, ge=0, lt=0.5, description='share of the objects in the test split; 0: none, to train on all')
+    test:float = Field(0.15, ge=0, lt=0.5, description='share of the objects in the test split; 0: none')
     context:float = Field(0.1, ge=0, le=1, description='margin around a box, as a fraction of its longer side')
     square:bool = Field(True, description='cut square crops; false: crops with the shape of the box')
     seed:int = Field(0, ge=0, description='random seed of the split')

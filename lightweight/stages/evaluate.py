@@ -151,7 +151,7 @@ def evaluate(
         check_unedited(out/name for name in _texts)
         return _evaluate(s, case, root, make)
 
-def _find_strange(model, pixels, promises): # whether each crop is above the limit of strangeness; None: there is no limit
+def _find_strange(model, pixels, promises): # whether each crop is above the limit of strangeness, if there is one
     if promises['strange'] is None: return None
     return np.concatenate([model.predict(image[None])[1] for image in pixels]) > promises['strange']
 
@@ -166,7 +166,8 @@ def _measure(s, case, exported, models, promises):
     rows = pd.concat([rows.assign(pred=probs['eager'].argmax(1)), table], axis=1)
     sorter = promises['variant'] if promises else 'onnx' if 'onnx' in models else next(iter(models))
     strange = _find_strange(models[sorter], pixels, promises) if promises else None
-    found = analyse(rows, probs[sorter], case.images, lambda x: ask_model(fast, to_pixels(x)), classes, promises, strange)
+    def predict(images): return ask_model(fast, to_pixels(images))
+    found = analyse(rows, probs[sorter], case.images, predict, classes, promises, strange)
     paths = timing.time_variants({}, s.n_threads, 1, s.n_rounds, models | case.others,
                                  files=timing.read_pictures(rows.path.tolist()))
     times = _tabulate_times(paths, timing.measure_starts(exported, s.n_threads, s.n_starts))
