@@ -2093,6 +2093,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._check_file': ( 'evaluate.html#_check_file',
                                                                                           'lightweight/stages/evaluate.py'),
+                                             'lightweight.stages.evaluate._check_thresholds': ( 'evaluate.html#_check_thresholds',
+                                                                                                'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._evaluate': ( 'evaluate.html#_evaluate',
                                                                                         'lightweight/stages/evaluate.py'),
                                              'lightweight.stages.evaluate._find_strange': ( 'evaluate.html#_find_strange',

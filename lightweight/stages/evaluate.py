@@ -151,6 +151,10 @@ def evaluate(
         check_unedited(out/name for name in _texts)
         return _evaluate(s, case, root, make)
 
+def _check_thresholds(model, promises): # refuse a file that does not hold what the record of calibrate says
+    if (model.info.get('calibration') or {}).get('thresholds') != promises['thresholds']:
+        raise ValueError(f'{model.path}: its thresholds are not those of {CALIBRATION}; run lightweight calibrate again')
+
 def _find_strange(model, pixels, promises): # whether each crop is above the limit of strangeness, if there is one
     if promises['strange'] is None: return None
     return np.concatenate([model.predict(image[None])[1] for image in pixels]) > promises['strange']
@@ -184,6 +188,7 @@ def _evaluate(s, case, root, make):
     models = timing.open_variants(exported, s.n_threads)
     for model in models.values(): _check_file(model, info, case.checkpoint)
     promises = read_promises(root/s.run/'export', case.checkpoint, info['classes'], list(models))
+    if promises: _check_thresholds(models[promises['variant']], promises)
     openings = note_opening(case.store, info['split'], case.checkpoint, datetime.now(), root)
     rows, probs, found, variants = _measure(s, case, exported, models, promises)
     best, f1 = variants.path_ms[list(exported)].idxmin(), measure_f1(rows, info['classes'])
