@@ -181,7 +181,7 @@ def _draw_sorting(sorting, risk, quality): # of promises, if there are any, and 
     drawn, chosen = {}, None
     if sorting:
         drawn['Purity and recovery'] = report.plot_promises(sorting['per_class'], sorting['purity'])
-        if (overall := sorting['overall'])['n_accepted']: chosen = 1 - sorting['not_sure'], 1 - overall['purity']
+        if n := (overall := sorting['overall'])['n_accepted']: chosen = n/sorting['n'], 1 - overall['purity']
     return drawn | {'Risk and coverage': report.plot_risk(risk, list(quality['augrc'].values()), chosen)}
 
 def draw_figures(
