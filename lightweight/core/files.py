@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'LOCK', 'HEX16', 'write_atomically', 'hold_lock', 'list_files', 'nest_files', 'find_foreign', 'read_maker',
-           'check_own', 'check_folder', 'claim_folder', 'keep_previous', 'check_file', 'write_sealed', 'is_edited',
-           'check_unedited']
+           'check_own', 'check_folder', 'claim_folder', 'keep_previous', 'check_file', 'add_seal', 'has_seal',
+           'check_writable', 'write_sealed', 'is_edited', 'check_unedited']
 
 # %% ../../nbs/core/02_files.ipynb #c002
-import fnmatch, hashlib, json, os, re, secrets, stat
+import fnmatch, hashlib, json, os, re, secrets, stat, tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
@@ -209,6 +209,26 @@ def check_file(
     if real.exists() and not is_own(real):
         raise FileExistsError(f'{label}: this file is there and was not made by this command; '
                               'move it away or name another')
+
+def _name_seal(path): return path.with_name(f'.{path.name}.sha256')
+
+def _hash_line(path): return f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
+
+def add_seal(path:Path): # complete
+    "Write the hash of a file into a hidden file beside it, for `has_seal`."
+    write_atomically(_name_seal(path), _hash_line(path))
+
+def has_seal(path:Path)->bool|None: # None: this package did not make the file; False: it was edited since
+    "Compare a file with the hash beside it."
+    return _name_seal(path).read_text() == _hash_line(path) if _name_seal(path).is_file() else None
+
+def check_writable(
+    path:str|Path, # output file
+    field:str='out', # name of the setting, for the message
+):
+    "Check that the folder of a file, or the one in which it will be made, can be written to."
+    try: tempfile.TemporaryFile(dir=next(p for p in Path(os.path.realpath(path)).parents if p.exists())).close()
+    except OSError as e: raise OSError(f'{field} = {path}: nothing can be written there: {e.strerror}') from None
 
 def write_sealed(
     path:str|Path, # text file that users may edit, such as a model card

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Limits', 'LIMITS', 'Format', 'FORMATS', 'CALIBRATION', 'TABLE', 'Deployable', 'make_deployable', 'measure_centres',
-           'predict_reference', 'make_metadata', 'make_onnx', 'to_pixels', 'ask_model', 'draw_examples', 'check_export',
-           'find_format', 'pick_precision', 'measure_bytes', 'remove_export', 'export_format', 'list_own_files',
-           'read_table', 'clear_stale', 'add_rows', 'export_formats', 'read_variants', 'set_calibration',
-           'open_untrained']
+           'predict_reference', 'make_metadata', 'make_onnx', 'to_pixels', 'ask_model', 'ask_file', 'draw_examples',
+           'check_export', 'find_format', 'pick_precision', 'measure_bytes', 'remove_export', 'export_format',
+           'list_own_files', 'read_table', 'clear_stale', 'add_rows', 'export_formats', 'read_variants',
+           'set_calibration', 'open_untrained']
 
 # %% ../../nbs/deploy/02_formats.ipynb #c003
 import copy, json, os, shutil, sys, time, warnings
@@ -32,6 +32,7 @@ from ..metrics.metrics import macro_f1
 from ..models.complexity import count_parameters
 from ..models.layers import CategoryLinear
 from ..models.surgery import fold_batchnorm
+from ..training.checkpoint import predict_with_features
 
 # %% ../../nbs/deploy/02_formats.ipynb #c016
 def _measure_strangeness(features, centres):
@@ -75,11 +76,6 @@ def _divide_scores(network, temperature): # in its last layer; returns the facto
     return 1.
 
 # %% ../../nbs/deploy/02_formats.ipynb #nc0741cb
-def _score_features(network, images, info): # class scores and features of uint8 images
-    mean, std = (torch.tensor(info[k], dtype=torch.float32).view(1, 3, 1, 1) for k in ('mean', 'std'))
-    with torch.no_grad(): found = [network.score_features((b/255 - mean)/std) for b in images.split(64)]
-    return [torch.cat(part).float() for part in zip(*found)]
-
 def measure_centres(
     network:nn.Module, # from a checkpoint, in evaluation mode
     images:torch.Tensor, # (n, 3, size, size), uint8: train crops
@@ -87,7 +83,7 @@ def measure_centres(
     info:dict, # mean and std per channel
 )->torch.Tensor: # (classes among the crops, width), of length 1
     "Average the features of each class."
-    features, targets = _score_features(network, images, info)[1], torch.tensor(np.array(targets))
+    features, targets = torch.tensor(predict_with_features(network, images, info)[1]), torch.tensor(np.array(targets))
     return nn.functional.normalize(torch.stack([features[targets == c].mean(0) for c in targets.unique()]), dim=1)
 
 def predict_reference(
@@ -97,8 +93,8 @@ def predict_reference(
     centres:torch.Tensor, # from `measure_centres`
 )->tuple[np.ndarray, np.ndarray]: # (n, classes) probabilities and (n,) strangeness
     "Predict with a checkpoint what its exported files should return."
-    scores, features = _score_features(network, images, info)
-    return scores.softmax(1).numpy(), _measure_strangeness(features, centres).numpy()
+    probs, features = predict_with_features(network, images, info)
+    return probs, _measure_strangeness(torch.tensor(features), centres).numpy()
 
 # %% ../../nbs/deploy/02_formats.ipynb #c020
 def make_metadata(
@@ -183,6 +179,15 @@ def ask_model(
     "Predict probabilities in batches."
     return np.concatenate([call(images[i:i + bs]) for i in range(0, len(images), bs)])
 
+def ask_file(
+    model:Model, # open
+    images:np.ndarray, # (n, size, size, 3), uint8
+    bs:int=1, # batch size
+)->tuple[np.ndarray, np.ndarray|None]: # (n, classes) probabilities and (n,) strangeness; None: it is not measured
+    "Predict probabilities and strangeness in batches."
+    probs, strangeness = zip(*(model.predict(images[i:i + bs]) for i in range(0, len(images), bs)))
+    return np.concatenate(probs), None if strangeness[0] is None else np.concatenate(strangeness)
+
 def draw_examples(
     images:np.ndarray, # (n, size, size, 3), uint8: validation crops
     probabilities:np.ndarray, # (n, classes), of the checkpoint in PyTorch, f32
@@ -217,12 +222,11 @@ def check_export(
     strangeness:np.ndarray|None=None, # (n,), of the checkpoint; None: not compared
 )->dict: # max_difference, agreement, macro_f1, macro_f1_reference (of single images), n, passed, why
     "Compare the predictions of a model with those of the checkpoint, for single images and for batches."
-    def both(pixels): return np.column_stack(call.predict(pixels))
     def judge(bs):
         if strangeness is None: return _judge(np.asarray(ask_model(call, images, bs)), reference, targets, limits)
-        found = ask_model(both, images, bs)
-        row, faults = _judge(found[:, :-1], reference, targets, limits)
-        off = float(np.abs(found[:, -1] - strangeness).max())
+        probs, found = ask_file(call, images, bs)
+        row, faults = _judge(probs, reference, targets, limits)
+        off = float(np.abs(found - strangeness).max())
         if not off <= limits.max_difference:
             faults = [*faults, f'largest difference of strangeness {off:.4g} is above {limits.max_difference:g}']
         return row, faults

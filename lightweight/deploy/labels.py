@@ -24,8 +24,8 @@ from .predict import Item, read_items
 from .runtime import Predictor
 from ..evaluation.data_plots import plot_examples
 from ..evaluation.plots import save_results
-from ..training.checkpoint import choose_device, load_checkpoint, read_checkpoint_info
-from ..training.selection import judge_labels, list_unsure, pick_spread, predict_with_features
+from ..training.checkpoint import choose_device, load_checkpoint, predict_with_features, read_checkpoint_info
+from ..training.selection import judge_labels, list_unsure, pick_spread
 
 # %% ../../nbs/deploy/07_labels.ipynb #na2313e1
 def _check_out(out, reads): # refuse a table or picture that is there already

@@ -7,7 +7,7 @@ __all__ = ['N_BINS', 'CROPS_PER_ALARM', 'MIN_CROPS', 'Reference', 'read_referenc
            'read_predictions', 'describe', 'plot_windows', 'main']
 
 # %% ../../nbs/deploy/06_monitor.ipynb #ne344d18
-import argparse, csv, hashlib, json, os, sys, tempfile, warnings
+import argparse, csv, json, os, sys, warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.console import run_command
-from ..core.files import check_file
+from ..core.files import add_seal, check_file, check_writable, has_seal
 from .runtime import open_model
 
 # %% ../../nbs/deploy/06_monitor.ipynb #n98a6bfa
@@ -236,24 +236,15 @@ def plot_windows(
     return fig
 
 # %% ../../nbs/deploy/06_monitor.ipynb #n1436286
-def _name_seal(path): return path.with_name(f'.{path.name}.sha256')
-
-def _hash(path): return f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
-
-def _is_own(path): return path.is_file() and (seal := _name_seal(path)).is_file() and seal.read_text() == _hash(path)
-
 def _check_plot(args):
-    check_file(args.plot, _is_own, {'the model': args.model, 'the predictions': args.predictions}, '--plot')
-    place = next(p for p in Path(os.path.realpath(args.plot)).parents if p.exists())
-    try: tempfile.TemporaryFile(dir=place).close()
-    except OSError as e: raise OSError(f'--plot = {args.plot}: nothing can be written there: {e.strerror}') from None
+    check_file(args.plot, lambda path: path.is_file() and has_seal(path), {'the model': args.model, 'the predictions': args.predictions}, '--plot')
+    check_writable(args.plot, '--plot')
 
 def _write_plot(path, windows, reference):
-    from lightweight.core.files import write_atomically
     from lightweight.evaluation.plots import save_results
     out = Path(os.path.realpath(path))
     save_results({out.stem: plot_windows(windows, reference)}, out.parent)
-    write_atomically(_name_seal(out), _hash(out))
+    add_seal(out)
 
 def _monitor(args):
     "Report every window; return whether there was an alarm."

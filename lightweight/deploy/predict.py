@@ -6,7 +6,7 @@
 __all__ = ['Item', 'PROG', 'load_image', 'Listing', 'list_folder', 'read_items', 'main']
 
 # %% ../../nbs/deploy/04_predict.ipynb #n003
-import argparse, csv, hashlib, json, os, sys, tempfile, warnings
+import argparse, csv, json, os, sys, warnings
 from collections import Counter, deque, namedtuple
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +133,12 @@ def _check_boxes(document, root):
     if action == 'refused': raise ValueError(detail)
     return detail
 
+def _open_boxes(path, root):
+    "Read a COCO file; its boxes must not be refused as a whole: the document, and a warning or ''."
+    document = _load_boxes(path)
+    try: return document, _check_boxes(document, root)
+    except ValueError as e: raise ValueError(f'{path}: {e}') from None
+
 def _list_box_jobs(predictor, document, root): # make a job for each photo that has boxes in a COCO file
     sound, listed = _sift_entries(document['images'])
     photos, stray = {}, []
@@ -184,9 +190,7 @@ def read_items(
         found = list_folder(path)
         jobs = [*(partial(load_image, predictor, file) for file in found.images), lambda: found.faults]
         return _run_jobs(jobs, n_threads), len(found.images) + len(found.faults)
-    document, root = _load_boxes(path), root or os.path.dirname(path)
-    try: _check_boxes(document, root)
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
+    document, _ = _open_boxes(path, root := root or os.path.dirname(path))
     return _run_jobs(_list_box_jobs(predictor, document, root), n_threads), len(document['annotations'])
 
 # %% ../../nbs/deploy/04_predict.ipynb #c046
@@ -278,33 +282,27 @@ def _parse_arguments(argv):
     return args
 
 # %% ../../nbs/deploy/04_predict.ipynb #c068
-def _name_seal(path): return path.with_name(f'.{path.name}.sha256')
-
-def _hash(path): return f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
-
-def _may_replace(path): return path.is_file() and (not path.stat().st_size or _name_seal(path).is_file())
-
 def _check_out(args):
     "Reject a result file that would replace another file or an edited result, or that cannot be written."
-    from lightweight.core.files import check_file                                    # slow to import, seldom needed
+    from lightweight.core.files import check_file, check_writable, has_seal          # slow to import, seldom needed
     if not args.out: return
+    def is_own(path): return path.is_file() and (not path.stat().st_size or has_seal(path) is not None)
     reads = {'the model': args.model, **{f'one of the paths ({p})': p for p in args.paths if not os.path.isdir(p)}}
-    check_file(args.out, _may_replace, reads, '--out')
+    check_file(args.out, is_own, reads, '--out')
     out = Path(os.path.realpath(args.out))
-    if out.exists() and out.stat().st_size and _name_seal(out).read_text() != _hash(out):
+    if out.exists() and out.stat().st_size and not has_seal(out):
         raise FileExistsError(f'--out = {args.out}: this file was edited after it was written; move it away, and it is '
                               'written anew')
-    try: tempfile.TemporaryFile(dir=next(p for p in out.parents if p.exists())).close()
-    except OSError as e: raise OSError(f'--out = {args.out}: nothing can be written there: {e.strerror}') from None
+    check_writable(args.out, '--out')
 
 def _write_out(args, answers, predictor, document):
     "Write the result file atomically; an earlier one is not replaced by an empty result."
-    from lightweight.core.files import write_atomically
+    from lightweight.core.files import add_seal, write_atomically
     if not answers and os.path.exists(args.out):
         raise ValueError(f'{args.out}: nothing could be classified, the earlier result is kept')
     _write_answers(text := StringIO(), answers, args, predictor, document)
     out = write_atomically(os.path.realpath(args.out), text.getvalue().encode('utf-8', 'backslashreplace')) # as in JSON
-    write_atomically(_name_seal(out), _hash(out))
+    add_seal(out)
 
 def _list_folder_jobs(predictor, folder):
     found = list_folder(folder)
@@ -329,9 +327,8 @@ def _report_boxes(skipped, n_boxes, path): # report how many boxes were classifi
 
 def _open_document(args): # the COCO file, if there is one, and a warning; the folder of the photos becomes `args.root`
     if not args.coco: return None, ''
-    document, args.root = _load_boxes(args.coco), args.photos or os.path.dirname(args.coco)
-    try: suspect = _check_boxes(document, args.root)
-    except ValueError as e: raise ValueError(f'{args.coco}: {e}') from None
+    args.root = args.photos or os.path.dirname(args.coco)
+    document, suspect = _open_boxes(args.coco, args.root)
     if suspect: _print(f'{args.coco}: suspect: {suspect}')
     return document, suspect
 

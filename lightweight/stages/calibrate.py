@@ -18,7 +18,8 @@ from ..core.records import check_record_place, hash_file, start_record, write_re
 from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.class_map import read_rows
-from ..deploy.formats import CALIBRATION, list_own_files, read_variants, set_calibration, to_pixels
+from ..deploy.formats import CALIBRATION, ask_file, list_own_files, read_variants, set_calibration, to_pixels
+from ..deploy.monitor import N_BINS
 from ..deploy.predict import list_folder
 from ..deploy.runtime import check_answers, open_model
 from ..metrics.purity import (accept, find_limit, fit_temperature, measure_auroc, measure_confidence,
@@ -97,13 +98,9 @@ def _open_case(s, root): # the valid crops with the probabilities of the file; e
 # %% ../../nbs/calibrate.ipynb #nd268362
 _fewest, _least_auroc = 20, .8 # images, and AUROC, for a limit of strangeness
 
-def _ask(model, pixels): # probabilities and strangeness of single images; None: the file does not measure it
-    probs, strangeness = zip(*(model.predict(image[None]) for image in pixels))
-    return np.concatenate(probs), None if strangeness[0] is None else np.concatenate(strangeness)
-
 def _limit_strangeness(model, known, odd): # limit or None, and what was measured
     if odd is None or known is None: return None, None
-    strangeness, limit = _ask(model, odd)[1], find_limit(known)
+    strangeness, limit = ask_file(model, odd)[1], find_limit(known)
     auroc, found = measure_auroc(known, strangeness), float((strangeness > limit).mean())
     measured = dict(auroc=auroc, n=len(odd), limit=limit, found=found, known=float((known > limit).mean()))
     return limit if auroc >= _least_auroc else None, measured
@@ -134,13 +131,13 @@ def _describe_crops(rows, classes, probs, accepted, strange): # the reference of
     targets, n = rows.target.to_numpy(), len(rows)
     confusion = np.zeros((len(classes),)*2, int)
     np.add.at(confusion, (targets, probs.argmax(1)), 1)
-    histogram = np.histogram(probs.max(1).clip(0, 1), 20, (0, 1))[0]/n
+    histogram = np.histogram(probs.max(1).clip(0, 1), N_BINS, (0, 1))[0]/n
     return dict(n=n, n_photos=int(rows.group.nunique()), not_sure=float(((accepted < 0) & ~strange).mean()),
                 strange=float(strange.mean()), histogram=histogram.tolist(),
                 mix=dict(zip(classes, (confusion.sum(1)/n).tolist())), confusion=confusion.tolist())
 
 def _calibrate_model(s, case, model): # thresholds and limit of a model, as its files hold them, and their basis
-    probs, strangeness = _ask(model, case.pixels)
+    probs, strangeness = ask_file(model, case.pixels)
     limit, measured = _limit_strangeness(model, strangeness, case.odd)
     strange = np.zeros(len(probs), bool) if limit is None else strangeness > limit
     table, kept = _promise(s, case, probs, strange)

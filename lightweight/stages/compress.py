@@ -128,8 +128,9 @@ def _export(c, checkpoint, variant):
     "Export a checkpoint and measure its F1; what is known of the file but its latency, `failed` if it is refused."
     network, info = load_checkpoint(checkpoint)
     images, folder, plain = _load(c, info, 'valid')[0], checkpoint.parent/'export', find_variant(variant)
-    form = plain or make_int8_formats(formats.to_pixels(_load(c, info, 'train')[0]))[variant]
-    pixels, centres = formats.to_pixels(images), formats.measure_centres(network, *_load(c, info, 'train'), info)
+    train = _load(c, info, 'train')
+    form = plain or make_int8_formats(formats.to_pixels(train[0]))[variant]
+    pixels, centres = formats.to_pixels(images), formats.measure_centres(network, *train, info)
     reference, strangeness = formats.predict_reference(network, images, info, centres)
     check = partial(formats.check_export, images=pixels, reference=reference, targets=c.valid.target.to_numpy(),
                     strangeness=strangeness)

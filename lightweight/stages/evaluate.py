@@ -22,7 +22,7 @@ from ..core.records import (check_record_place, find_ledgers, hash_file, note_op
 from ..core.settings import ReadPath, Settings, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
-from ..deploy.formats import CALIBRATION, ask_model, read_table, read_variants, to_pixels
+from ..deploy.formats import CALIBRATION, ask_file, ask_model, read_table, read_variants, to_pixels
 from ..evaluation.analysis import analyse, draw_figures
 from ..evaluation.page import Section, describe_record, tabulate_promises, write_card, write_page
 from ..evaluation.result_plots import plot_latency
@@ -155,21 +155,20 @@ def _check_thresholds(model, promises): # refuse a file that does not hold what 
     if (model.info.get('calibration') or {}).get('thresholds') != promises['thresholds']:
         raise ValueError(f'{model.path}: its thresholds are not those of {CALIBRATION}; run lightweight calibrate again')
 
-def _find_strange(model, pixels, promises): # whether each crop is above the limit of strangeness, if there is one
-    if promises['strange'] is None: return None
-    return np.concatenate([model.predict(image[None])[1] for image in pixels]) > promises['strange']
-
 def _measure(s, case, exported, models, promises):
     "The test crops with the checkpoint's predictions, the error analysis, and the table of variants."
     rows, classes, pixels = case.rows, case.info['classes'], to_pixels(case.images)
     eager = predict_images(case.network, case.images, case.info['mean'], case.info['std'])
     fast = next(iter(models.values())) # several times as fast as eager PyTorch on the many corrupted images
     probs = dict(eager=scale_probabilities(eager, fast.info.get('temperature', 1)))           # as the files return them
-    for name, model in track(models.items(), len(models), 'predicting', 'files'): probs[name] = ask_model(model, pixels)
+    asked = track(models.items(), len(models), 'predicting', 'files')
+    answers = {name: ask_file(model, pixels) for name, model in asked}
+    probs |= {name: found for name, (found, _) in answers.items()}
     table = tabulate_probabilities(probs['eager'], classes)
     rows = pd.concat([rows.assign(pred=probs['eager'].argmax(1)), table], axis=1)
     sorter = promises['variant'] if promises else 'onnx' if 'onnx' in models else next(iter(models))
-    strange = _find_strange(models[sorter], pixels, promises) if promises else None
+    limit = promises['strange'] if promises else None
+    strange = None if limit is None else answers[sorter][1] > limit
     def predict(images): return ask_model(fast, to_pixels(images))
     found = analyse(rows, probs[sorter], case.images, predict, classes, promises, strange)
     paths = timing.time_variants({}, s.n_threads, 1, s.n_rounds, models | case.others,

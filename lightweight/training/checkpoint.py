@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'read_checkpoint_info', 'check_unseen', 'load_checkpoint', 'normalize_images', 'predict_images',
-           'find_state', 'Saver', 'deterministic_algorithms', 'choose_device', 'open_split', 'predict_valid',
-           'measure_f1', 'run_lr_finder', 'explain_stop', 'record_stop', 'resume_or_clear', 'check_kept']
+           'predict_with_features', 'find_state', 'Saver', 'deterministic_algorithms', 'choose_device', 'open_split',
+           'predict_valid', 'measure_f1', 'run_lr_finder', 'explain_stop', 'record_stop', 'resume_or_clear',
+           'check_kept']
 
 # %% ../../nbs/training/02_checkpoint.ipynb #n002
 import hashlib, io, json, os, random
@@ -97,6 +98,17 @@ def predict_images(
     "Predict the class probabilities of images."
     batches = normalize_images(images, mean, std, next(network.parameters()).device)
     return torch.cat([network(b).float().softmax(1).cpu() for b in batches]).numpy()
+
+@torch.inference_mode()
+def predict_with_features(
+    network:nn.Module, # in evaluation mode
+    images:torch.Tensor, # (n, 3, size, size), uint8
+    info:dict, # of the checkpoint: mean and std
+)->tuple[np.ndarray, np.ndarray]: # (n, classes), probabilities; (n, width), the pooled input of the classifier
+    "Predict the class probabilities of images, and their features, in one pass."
+    batches = normalize_images(images, info['mean'], info['std'], next(network.parameters()).device)
+    scores, features = map(torch.cat, zip(*map(network.score_features, batches)))
+    return scores.float().softmax(1).cpu().numpy(), features.float().cpu().numpy()
 
 # %% ../../nbs/training/02_checkpoint.ipynb #c006
 def _seeded_order(n, bs, seed, epoch, step, done=0):
