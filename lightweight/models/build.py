@@ -10,6 +10,7 @@ __all__ = ['IMAGENET', 'LITE0', 'list_networks', 'resolve_network', 'split_name'
 import difflib
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
@@ -65,7 +66,8 @@ class Part(Settings):
     network:str = Field(description='timm:NAME')
     size:int = Field(224, ge=32, le=1024, description='side of the network\'s input, pixels')
     view:float = Field(1.0, gt=0, le=1, description='side of the central square that is used, as a fraction')
-    pool:list[Literal['mean','max','centre']] = Field(['mean'], min_length=1, description='mean, max, centre')
+    pool:list[Literal['mean','max','centre','blocks']] = Field(['mean'], min_length=1, description='mean, max, centre, '
+                                                               'blocks')
     mirror:bool = Field(False, description='average the features of the view and of its mirror image')
 
 def _read_parts(path)->list[Part]: # of a feature network; empty: the file is a genotype
@@ -136,6 +138,19 @@ def _pool_map(x, kind): # (n, channels, side, side) → (n, channels)
     k = int(x.shape[-1])//4 if kind == 'centre' else 0
     return x[:, :, k:x.shape[-2] - k, k:x.shape[-1] - k].mean((2, 3))
 
+_tails = dict(EfficientNet=('conv_head', 'bn2'), ByobNet=('final_conv',)) # timm's layers between blocks and pooling
+
+def _compute_maps(net, x): # a network of timm → the maps after each block, and the last maps, (n, channels, side, side)
+    stem, blocks = split_blocks(net)
+    maps = list(accumulate([*stem, *blocks], lambda x, module: module(x), initial=x))[1 + len(stem):]
+    last = maps[-1]
+    for name in _tails.get(type(net).__name__, ()): last = getattr(net, name)(last)
+    return maps, last
+
+def _describe_blocks(maps, size): # mean and standard deviation of the maps at 1/16 of the resolution or less
+    deep = [m for m in maps if int(m.shape[-1])*12 <= size]       # 12: the sides of maps are rounded up
+    return [f for m in deep for f in (m.mean((2, 3)), (m.var((2, 3), correction=0) + 1e-6).sqrt())]
+
 class FeatureNetwork(Block):
     "Pooled features of several views of one image, followed by a classifier."
     def __init__(self,
@@ -147,7 +162,11 @@ class FeatureNetwork(Block):
         nets = [timm.create_model(split_name(name)[1], num_classes=0) for name in names]
         super().__init__(backbones=nn.ModuleList(nets))
         self.parts, self.which = parts, [names.index(part.network) for part in parts]
-        width = sum(nets[i].num_features*len(part.pool) for i, part in zip(self.which, parts))
+        self.eval()
+        with torch.no_grad():
+            found = [self.compute(torch.zeros(1, 3, 64, 64), nets[i], part) for i, part in zip(self.which, parts)]
+        self.train()
+        width = sum(f.shape[1] for f in found)
         self.linear = init_weights(LAYERS['linear'](width, n_classes, dropout))
 
     def look(self, x:torch.Tensor, part:Part)->torch.Tensor: # (n, 3, side, side) → (n, 3, size, size)
@@ -159,8 +178,9 @@ class FeatureNetwork(Block):
 
     def compute(self, x:torch.Tensor, net:nn.Module, part:Part)->torch.Tensor: # (n, 3, size, size) → (n, width)
         "Compute the pooled features of a view."
-        maps = net.forward_features(x)
-        return torch.cat([_pool_map(maps, kind) for kind in part.pool], 1)
+        maps, last = _compute_maps(net, x) if 'blocks' in part.pool else ([], net.forward_features(x))
+        deep = _describe_blocks(maps, int(x.shape[-1]))
+        return torch.cat([f for kind in part.pool for f in (deep if kind == 'blocks' else [_pool_map(last, kind)])], 1)
 
     def forward(self, x):
         features = []

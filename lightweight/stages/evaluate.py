@@ -22,6 +22,7 @@ from ..core.records import (check_record_place, find_ledgers, hash_file, note_op
 from ..core.settings import ReadPath, Settings, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
+from ..data.loaders import keep_memory
 from ..deploy.formats import CALIBRATION, ask_file, ask_model, read_table, read_variants, to_pixels
 from ..evaluation.analysis import analyse, draw_figures
 from ..evaluation.page import Section, describe_record, tabulate_promises, write_card, write_page
@@ -145,6 +146,7 @@ def evaluate(
 )->SimpleNamespace: # f1, found (`Analysis`), variants, best, predictions, figures (caption → Figure), record, out
     "Evaluate a run and its exported files on the test split; write tables, record, report and model card."
     root = root or find_root()
+    keep_memory()
     make, case = start_record('evaluate', s, root), _open_case(s, root)
     reads = s.list_reads(root) | dict(crops=case.store)
     with claim_folder(root/s.out, 'evaluate', OWN_FILES, reads, root) as out:

@@ -19,6 +19,7 @@ from ..core.records import check_record_place, hash_file, start_record, write_re
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
+from ..data.loaders import keep_memory
 from ..deploy.formats import (Limits, check_export, draw_examples, export_formats, list_own_files,
                                         make_deployable, make_metadata, measure_centres, predict_reference, read_table,
                                         to_pixels)
@@ -101,6 +102,7 @@ def export(
 )->SimpleNamespace: # table (row per variant), valid (crops and probabilities), folder, info (metadata), record
     "Export a run's network; keep the files that agree with it; write a table and a record."
     root = root or find_root()
+    keep_memory()
     make, folder, checkpoint = start_record('export', s, root), root/s.run/'export', root/s.run/'model.safetensors'
     network, own = load_checkpoint(checkpoint)
     _check_rivals(s, folder)
