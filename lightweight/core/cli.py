@@ -30,6 +30,7 @@ _commands = { # group → name → (module:function, description)
         evaluate=('stages.evaluate:main', 'measure F1 and latency on the test split and write a report'),
         predict=('deploy.predict:main', 'classify images with an exported file'),
         monitor=('deploy.monitor:main', 'compare predictions with those of calibration, without labels'),
+        page=('deploy.web:main', 'write a web page that classifies photos with an exported file'),
         submit=('deploy.submission:main', 'write the submission file of the published project'),
         summary=('stages.evaluate:summary_main', 'print the result of an evaluation')),
     'Labels': {
