@@ -1,5 +1,5 @@
 const TEXT = {
-  loading: 'Loading …', ready: '', notSure: 'not sure', strange: 'strange',
+  loading: 'Loading …', notSure: 'not sure', strange: 'strange',
   broken: name => `${name}: this browser cannot read it as a picture.`,
   huge: (name, n) => `${name}: ${n} megapixels; at most 50 are read. Scale it down.`,
   notOnnx: name => `${name}: this is no ONNX file.`,
@@ -14,6 +14,8 @@ const TEXT = {
 const GREY = [124, 116, 104]                       // the mean colour of ImageNet
 const MOST = 50, MEMORY = 0.7, GRID = 7           // megapixels; weight of earlier camera pictures; squares of the heat map
 const $ = id => document.getElementById(id)
+const element = (tag, fields, ...inside) => { const made = Object.assign(document.createElement(tag), fields); made.append(...inside); return made }
+const percent = p => `${(100*p).toFixed(0)} %`
 const say = text => { $('message').textContent = text }
 const context = canvas => canvas.getContext('2d', { willReadFrequently: true })
 let ort, model, shown, results = [], stream
@@ -87,22 +89,21 @@ function decide({ info }, { probabilities, strangeness }) { // as Predictor.deci
   return found
 }
 
-// Pixels: the same arithmetic as lightweight.data.image (area averaging where a side shrinks, linear where it grows)
-function weigh(from, to, area) { // for each output: first input and weights
-  const scale = from/to
-  return Array.from({ length: to }, (_, i) => {
-    if (area) {
-      const start = i*scale, end = Math.min(start + scale, from), first = Math.floor(start + 1e-9)
-      const last = Math.min(Math.ceil(end - 1e-9), from)
-      return [first, Array.from({ length: last - first }, (_, k) => (Math.min(end, first + k + 1) - Math.max(start, first + k))/(end - start))]
-    }
+// Pixels: the arithmetic of OpenCV as in lightweight.data.image (area averaging where a side shrinks, linear where it grows)
+function weigh(from, to, area) { // for each output: the first input, and weights, which are integers from 0 to 2048 for linear
+  const scale = from/to, indices = Array.from({ length: to }, (_, i) => i)
+  if (!area) return indices.map(i => {
     const at = Math.min(Math.max((i + .5)*scale - .5, 0), from - 1), first = Math.min(Math.floor(at), Math.max(from - 2, 0))
-    return from === 1 ? [0, [1]] : [first, [1 - at + first, at - first]]
+    return from === 1 ? [0, [2048]] : [first, [1 - at + first, at - first].map(w => Math.round(2048*w))]
+  })
+  return indices.map(i => {
+    const start = i*scale, end = Math.min(start + scale, from), first = Math.floor(start + 1e-9), n = Math.min(Math.ceil(end - 1e-9), from) - first
+    return [first, Array.from({ length: n }, (_, k) => (Math.min(end, first + k + 1) - Math.max(start, first + k))/(end - start))]
   })
 }
 function scaleSides({ data, width, height }, w, h, area) {
-  const rows = weigh(height, h, area), columns = weigh(width, w, area)
-  const half = new Float32Array(height*w*3), out = new Uint8ClampedArray(w*h*3)   // which rounds
+  const rows = weigh(height, h, area), columns = weigh(width, w, area), half = new Float32Array(height*w*3)
+  const out = new Uint8ClampedArray(w*h*3), halves = width === 2*w && height === 2*h       // the array rounds ties to even
   for (let y = 0; y < height; y++) for (let x = 0; x < w; x++) {
     const [first, weights] = columns[x]
     for (let c = 0; c < 3; c++) {
@@ -115,8 +116,11 @@ function scaleSides({ data, width, height }, w, h, area) {
     const [first, weights] = rows[y]
     for (let i = 0; i < w*3; i++) {
       let sum = 0
-      for (let k = 0; k < weights.length; k++) sum += weights[k]*half[(first + k)*w*3 + i]
-      out[y*w*3 + i] = sum
+      for (let k = 0; k < weights.length; k++) {
+        const value = half[(first + k)*w*3 + i]
+        sum += area ? weights[k]*value : (weights[k]*(value >> 4)) >> 16
+      }
+      out[y*w*3 + i] = !area ? (sum + 2) >> 2 : halves ? Math.floor(sum + .5) : sum
     }
   }
   return { data: out, width: w, height: h }
@@ -180,29 +184,19 @@ function show(found, image, fps) {
   shown = found
   const unsure = found.answer === found.label ? '' : ` (most likely ${found.label})`
   $('answer').textContent = found.answer + unsure
-  $('detail').textContent = `${(100*found.probability).toFixed(0)} %, ${TEXT.took(found.ms, fps)}`
+  $('detail').textContent = `${percent(found.probability)}, ${TEXT.took(found.ms, fps)}`
   const body = $('bars').tBodies[0]
   body.replaceChildren(...model.info.classes.map((name, i) => {
-    const row = document.createElement('tr'), p = found.probabilities[i], meter = Object.assign(document.createElement('meter'), { value: p })
-    const cells = [name, meter, `${(100*p).toFixed(0)} %`].map((v, k) => {
-      const cell = document.createElement(k ? 'td' : 'th')
-      cell.append(v)
-      return cell
-    })
-    cells[0].scope = 'row'
-    meter.setAttribute('aria-label', name)
-    row.append(...cells)
-    return row
+    const p = found.probabilities[i], meter = element('meter', { value: p, ariaLabel: name })
+    return element('tr', {}, element('th', { scope: 'row' }, name), element('td', {}, meter), element('td', {}, percent(p)))
   }))
 }
 function addRow(name, found, image) {
   results.push({ name, ...found })
   $('list').hidden = $('csv').hidden = false
-  const row = $('rows').insertRow(), pick = Object.assign(document.createElement('button'), { type: 'button', textContent: name })
-  const small = readThumb(image)
-  pick.addEventListener('click', () => show(found, small))
-  row.insertCell().append(pick)
-  for (const v of [found.answer, `${(100*found.probability).toFixed(0)} %`, found.ms.toFixed(1)]) row.insertCell().append(v)
+  const small = readThumb(image), pick = element('button', { type: 'button', onclick: () => show(found, small) }, name)
+  const cells = [pick, found.answer, percent(found.probability), found.ms.toFixed(1)]
+  $('rows').append(element('tr', {}, ...cells.map(v => element('td', {}, v))))
 }
 function readThumb({ canvas, width, height }) {
   const scale = Math.min(1, 320/Math.max(width, height)), w = Math.max(1, Math.round(width*scale)), h = Math.max(1, Math.round(height*scale))
@@ -234,7 +228,7 @@ function saveCsv() { // columns as in lightweight predict
   const lines = results.map(r => [r.name, r.label, r.probability.toFixed(6), ...(calibrated ? [r.answer, r.strangeness?.toFixed(6) ?? ''] : []),
                                   ...r.probabilities.map(p => p.toFixed(6))])
   const text = [head, ...lines].map(line => line.map(quote).join(',')).join('\n') + '\n'
-  Object.assign(document.createElement('a'), { href: encodeUrl(text, 'text/csv'), download: 'predictions.csv' }).click()
+  element('a', { href: encodeUrl(text, 'text/csv'), download: 'predictions.csv' }).click()
 }
 function describe({ name, info }, card = {}) {
   const { purity, confidence, thresholds } = info.calibration ?? {}
@@ -244,8 +238,8 @@ function describe({ name, info }, card = {}) {
   $('classes').textContent = info.classes.join(', ')
   const facts = { File: name, Network: `${info.name}, ${info.parameters?.toLocaleString('en')} parameters, ${info.img_size} px`,
                   'Promised purity': promise, ...card, Licence: info.licence, Checkpoint: info.checkpoint }
-  $('facts').replaceChildren(...Object.entries(facts).filter(([, v]) => v).flatMap(pair => pair.map((v, i) =>
-    Object.assign(document.createElement(i ? 'dd' : 'dt'), { textContent: v }))))
+  const told = Object.entries(facts).filter(([, v]) => v)
+  $('facts').replaceChildren(...told.flatMap(([name, v]) => [element('dt', {}, name), element('dd', {}, v)]))
 }
 
 // Input
@@ -270,11 +264,11 @@ async function swap(name, bytes, card) {
   describe(model, card)
 }
 async function watch() {
-  const video = Object.assign(document.createElement('video'), { srcObject: stream, muted: true, playsInline: true })
+  const video = element('video', { srcObject: stream, muted: true, playsInline: true })
   await video.play()
   let mean, last = performance.now(), fps = 0
   while (stream) {
-    if (!$('freeze').dataset.frozen && video.videoWidth) {
+    if (!$('freeze').hasAttribute('data-frozen') && video.videoWidth) {
       const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
       mean = mean ? mean.map((m, i) => MEMORY*m + (1 - MEMORY)*found.probabilities[i]) : found.probabilities
       fps = .9*fps + .1*1000/Math.max(1, now - last)
@@ -297,22 +291,20 @@ async function toggleCamera() {
     watch()
   }
   $('freeze').hidden = !stream
-  delete $('freeze').dataset.frozen
+  $('freeze').removeAttribute('data-frozen')
   $('freeze').textContent = TEXT.freeze
   $('camera').textContent = stream ? TEXT.stop : TEXT.camera
 }
 function toggleFreeze() {
-  const data = $('freeze').dataset
-  if (data.frozen) delete data.frozen
-  else data.frozen = 'yes'
-  $('freeze').textContent = data.frozen ? TEXT.go : TEXT.freeze
+  const frozen = $('freeze').toggleAttribute('data-frozen')
+  $('freeze').textContent = frozen ? TEXT.go : TEXT.freeze
 }
 
 say(TEXT.loading)
 await loadRuntime()
 const own = JSON.parse(new TextDecoder().decode(await load('page.json')))
 await swap(own.name, await load('model.onnx'), own.card)
-say(TEXT.ready)
+say('')
 $('files').addEventListener('change', async () => { await take([...$('files').files]); $('files').value = '' })
 document.addEventListener('paste', event => take([...event.clipboardData.files]))
 document.addEventListener('dragover', event => { event.preventDefault(); $('drop').classList.add('over') })
