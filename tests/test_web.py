@@ -58,15 +58,23 @@ def made(tmp_path_factory):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *args, cache="", **kwargs):
+        self.cache = cache
+        super().__init__(*args, **kwargs)
+
     def log_message(self, *args): pass
+
+    def end_headers(self):
+        if self.cache: self.send_header("Cache-Control", self.cache)
+        super().end_headers()
 
 
 @pytest.fixture
 def serve():
     "Serve a folder on the loopback interface: folder → address; `serve.stop()` stops all servers."
     running = []
-    def start(folder):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    def start(folder, cache=""):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder, cache=cache))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
@@ -80,10 +88,11 @@ def serve():
     stop()
 
 
-def visit(browser, address, **options):
-    "Open the page in a context of its own."
+def visit(browser, address, asked=None, **options):
+    "Open the page in a context of its own; addresses that it asks for are added to `asked`."
     page = browser.new_context(**options).new_page()
     page.set_default_timeout(PATIENCE_MS)
+    if asked is not None: page.context.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     page.locator(READY).wait_for()
     return page
@@ -140,20 +149,38 @@ def test_pictures_become_square_as_in_python(browser, serve, made, tmp_path, met
 def test_nothing_leaves_and_it_works_without_a_network(browser, serve, made):
     "All requests go to the page's own server; the second visit needs neither network nor server."
     address, crops = serve(made/"page"), list_crops(made, 2)
-    page, asked = visit(browser, address), []
-    page.context.on("request", lambda request: asked.append(request.url))
+    page = visit(browser, address, asked := [])
     page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     page.reload()
     page.locator(READY).wait_for()
     give(page, crops[0])
     own = (address, "blob:" + address)
-    assert asked and all(url.startswith(own) for url in asked), asked
+    assert len(asked) >= 8 and all(url.startswith(own) for url in asked), asked
     page.context.set_offline(True)
     serve.stop()
     page.reload()
     page.locator(READY).wait_for()
     give(page, crops[1])
     assert page.inner_text("#answer")
+
+
+def test_a_rebuilt_page_is_shown(browser, serve, made, tmp_path):
+    "The next visit shows it, also where the server lets browsers keep files."
+    make_page(made/"run/export/model.onnx", tmp_path/"page")
+    address = serve(tmp_path/"page", "max-age=600")
+    page = visit(browser, address)
+    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    rename_classes(made/"run/export/model.onnx", tmp_path/"second.onnx")
+    make_page(tmp_path/"second.onnx", tmp_path/"page")
+    make_page(tmp_path/"second.onnx", tmp_path/"single", single=True)
+    for _ in range(2):                                  # the second time from what the worker has stored
+        page.reload()
+        page.locator(READY).wait_for()
+        page.evaluate("navigator.serviceWorker.getRegistration().then(r => r.update()).then(() => navigator.serviceWorker.ready).then(() => new Promise(go => setTimeout(go, 500)))")
+    page.context.set_offline(True)
+    serve.stop()
+    page.goto(address)
+    page.locator("#classes", has_text="sort ").wait_for()
 
 
 def test_a_page_may_load_from_its_own_server_only(browser, serve, made):
@@ -182,34 +209,68 @@ def test_faults_are_named(browser, serve, made, tmp_path):
     def save(name, **props):
         onnx.helper.set_model_props(model, props)
         return write(name, model.SerializeToString())
+    few = {k: v for k, v in info.items() if k != "calibration"} | dict(classes=info["classes"][1:])
     huge = tmp_path/"huge.png"
     Image.new("1", (8000, 8000)).save(huge)
     cases = [(write("broken.jpg", good.read_bytes()[:80]), "broken.jpg: this browser cannot read it as a picture."),
              (huge, "huge.png: 64 megapixels; at most 50 are read. Scale it down."),
-             (write("text.onnx", b"<html>no model</html>"), "text.onnx: this is no ONNX file."),
+             (write("text.onnx", b"<html>no model</html>"), "text.onnx: this is not an ONNX file."),
              (save("plain.onnx"), "plain.onnx: it holds no metadata of lightweight; write the file with lightweight export."),
              (save("next.onnx", **{KEY: json.dumps(info | dict(version=2))}), "next.onnx: file version 2; this page reads version 1."),
-             (save("odd.onnx", **{KEY: json.dumps(info | dict(img_size=50))}), "odd.onnx: its input is not uint8 images of the size that its metadata say; export it again.")]
+             (save("odd.onnx", **{KEY: json.dumps(info | dict(img_size=50))}), "odd.onnx: its input or output is not what its metadata say; export it again."),
+             (save("few.onnx", **{KEY: json.dumps(few)}), "few.onnx: its input or output is not what its metadata say; export it again."),
+             (save("limits.onnx", **{KEY: json.dumps(info | dict(calibration=info["calibration"] | dict(thresholds={})))}), "limits.onnx: its thresholds are not for its classes and its checkpoint; run lightweight calibrate again."),
+             (save("foreign.onnx", **{KEY: json.dumps(info | dict(checkpoint="other"))}), "foreign.onnx: its thresholds are not for its classes and its checkpoint; run lightweight calibrate again.")]
     for path, sentence in cases:
         page.set_input_files("#files", str(path))
         page.locator("#message", has_text=sentence).wait_for()
         assert page.inner_text("#message") == sentence
-    give(page, good)
-    assert page.inner_text("#message") == "" and page.inner_text("#answer")
+    page.set_input_files("#files", [str(path) for path, _ in cases[:3]] + [str(good)])
+    page.locator("#rows tr").wait_for()
+    assert page.inner_text("#message").splitlines() == [cases[2][1], cases[0][1], cases[1][1]] and page.inner_text("#answer")
 
 
-def test_another_file_can_be_dropped(browser, serve, made, tmp_path):
-    model = onnx.load(made/"run/export/model.onnx")
+def rename_classes(path, out):
+    "Write a file of the same network with other class names, without thresholds."
+    model = onnx.load(path)
     info = json.loads({p.key: p.value for p in model.metadata_props}[KEY])
     info |= dict(classes=[f"sort {c}" for c in info["classes"]])
     info.pop("calibration"), info.pop("examples")
     onnx.helper.set_model_props(model, {KEY: json.dumps(info)})
-    onnx.save(model, tmp_path/"second.onnx")
-    page = visit(browser, serve(made/"page"))
-    page.set_input_files("#files", str(tmp_path/"second.onnx"))
+    onnx.save(model, out)
+
+
+def test_another_file_can_be_dropped(browser, serve, made, tmp_path):
+    "Its classes count for the pictures that are given with it."
+    rename_classes(made/"run/export/model.onnx", tmp_path/"second.onnx")
+    page, crops = visit(browser, serve(made/"page")), list_crops(made, 3)
+    give(page, crops[2])
+    page.set_input_files("#files", [str(crops[0]), str(tmp_path/"second.onnx"), str(crops[1])])
+    page.locator("#rows tr").nth(1).wait_for()
     page.locator("#classes", has_text="sort ").wait_for()
-    give(page, list_crops(made)[0])
-    assert page.inner_text("#answer").startswith("sort ")
+    names = page.locator("#rows button").all_inner_texts()
+    assert page.inner_text("#answer").startswith("sort ") and names == [crops[0].name, crops[1].name]
+
+
+def test_the_map_lies_on_what_the_network_sees(browser, serve, made, tmp_path):
+    "A wide picture: nothing is coloured above and below it."
+    Image.open(list_crops(made)[0]).resize((400, 100)).save(tmp_path/"wide.png")
+    page = visit(browser, serve(made/"page"))
+    give(page, tmp_path/"wide.png")
+    page.click("#look")
+    page.locator("#map:not([hidden])").wait_for()
+    rows = page.evaluate("""() => { const p = document.getElementById('map').getContext('2d').getImageData(0, 0, 320, 320).data
+        return [...Array(320).keys()].filter(y => p.subarray(4*320*y, 4*320*(y + 1)).some(v => v)) }""")
+    assert rows and 119 <= min(rows) and max(rows) <= 201
+
+
+def test_without_its_files_the_page_says_so(browser, serve, made, tmp_path):
+    shutil.copytree(made/"page", tmp_path/"page")
+    for address, words in [((tmp_path/"page/index.html").as_uri(), "Open this page through a server"), (None, "ort.wasm could not be loaded.")]:
+        (tmp_path/"page/ort.wasm").unlink(missing_ok=True)
+        page = browser.new_context().new_page()
+        page.goto(address or serve(tmp_path/"page"))
+        page.locator("#message", has_text=words).wait_for()
 
 
 def make_clip(path, side=64, n=30):
@@ -225,6 +286,8 @@ def test_camera(launch, serve, made, tmp_path):
     browser = launch("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={clip}")
     try:
         page = visit(browser, serve(made/"page"))
+        page.evaluate("""() => { const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices); window.given = []
+            navigator.mediaDevices.getUserMedia = async options => { const s = await ask(options); given.push(s); return s } }""")
         page.click("#camera")
         page.locator("#detail", has_text="pictures a second").wait_for()
         red = page.evaluate("[...document.getElementById('picture').getContext('2d').getImageData(160, 160, 1, 1).data]")
@@ -235,6 +298,7 @@ def test_camera(launch, serve, made, tmp_path):
         assert page.inner_text("#detail") == still and page.inner_text("#freeze") == "Continue"
         page.click("#camera")
         assert page.inner_text("#camera") == "Camera" and page.locator("#freeze").is_hidden()
+        assert page.evaluate("given.map(s => s.getTracks().map(track => track.readyState).join()).join()") == "ended"
     finally: browser.close()
 
 

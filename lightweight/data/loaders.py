@@ -33,7 +33,7 @@ def keep_memory():
 
 @contextmanager
 def use_threads(n:int):
-    "Run a block with `n` PyTorch threads, which keep their memory."
+    "Run a block with `n` PyTorch threads; memory is kept from then on (`keep_memory`)."
     keep_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(n)

@@ -6,7 +6,7 @@
 __all__ = ['OWN_FILES', 'fetch_runtime', 'make_page', 'main']
 
 # %% ../../nbs/deploy/08_web.ipynb #n44908fa
-import argparse, hashlib, json, os, shutil, subprocess, tarfile
+import argparse, hashlib, json, os, shlex, shutil, subprocess, tarfile
 from base64 import b64encode
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,9 +31,9 @@ def _download(folder): # pack the npm package, and unpack its folder dist
     if not (npm := shutil.which('npm')):
         raise ValueError(f'{_package} is not in {folder}, and npm, which fetches it, is not installed; install Node.js')
     found = subprocess.run([npm, 'pack', _package, '--silent'], cwd=folder, capture_output=True, text=True)
-    if found.returncode: raise ValueError(f'npm pack {_package} failed: {found.stderr.strip()[-500:]}')
-    with tarfile.open(folder/found.stdout.split()[-1]) as archive:
-        for name, _ in _hashes.values(): archive.extract(f'package/dist/{name}', folder, filter='data')
+    packed = next(folder.glob('*.tgz'), None)
+    if found.returncode or not packed: raise ValueError(f'npm pack {_package} failed: {found.stderr.strip()[-500:]}')
+    with tarfile.open(packed) as archive: archive.extractall(folder, filter='data')
     return folder/'package/dist'
 
 def fetch_runtime(
@@ -57,8 +57,8 @@ OWN_FILES = 'index.html', 'ort.mjs', 'ort.wasm', 'model.onnx', 'page.json', 'wor
 
 def _describe(record, checkpoint): # the result of evaluate, for the page
     if not record: return {}
-    found = read_record(record)
-    if found.get('hashes', {}).get('checkpoint') != checkpoint:
+    found = read_record(record, 'evaluate')
+    if not checkpoint or found['hashes']['checkpoint'] != checkpoint:
         raise ValueError(f'{record}: it is the result of another checkpoint than that of the file')
     test = found['metrics']['test']
     return {'Macro-F1': '{macro_f1:.3f} ({macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} test crops'.format(**test)}
@@ -94,7 +94,7 @@ def make_page(
         version = hash_data([hashlib.sha256(data).hexdigest() for data in (index, *files.values())])[:12]
         pages = {'index.html': index, **({} if single else files | {'worker.js': _render('worker.js', version=version).encode()})}
         for name in set(OWN_FILES) - set(pages): (folder/name).unlink(missing_ok=True)
-        for name, data in pages.items(): write_atomically(folder/name, data)
+        for name in reversed(pages): write_atomically(folder/name, pages[name])            # index.html last
     return folder/'index.html'
 
 # %% ../../nbs/deploy/08_web.ipynb #n24ce72e
@@ -111,6 +111,6 @@ def main(argv:list[str]|None=None)->int: # 0: done; 2: invalid arguments or file
     if '' in (args.model, args.out): parser.error('a path is empty')
     def work():
         index = make_page(args.model, args.out, args.single, args.record)
-        print(index if args.single else f'{index}; try: python -m http.server --bind 127.0.0.1 --directory {args.out}')
+        print(index if args.single else f'{index}; try: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(args.out)}')
         return 0
     return run_command(parser.prog, work, (ImportError,))

@@ -164,7 +164,7 @@ class FeatureNetwork(Block):
         self.parts, self.which = parts, [names.index(part.network) for part in parts]
         self.eval()
         with torch.no_grad():
-            found = [self.compute(torch.zeros(1, 3, 64, 64), nets[i], part) for i, part in zip(self.which, parts)]
+            found = [self.compute(torch.zeros(1, 3, part.size, part.size), nets[i], part) for i, part in zip(self.which, parts)]
         self.train()
         width = sum(f.shape[1] for f in found)
         self.linear = init_weights(LAYERS['linear'](width, n_classes, dropout))

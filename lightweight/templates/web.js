@@ -1,30 +1,36 @@
 const TEXT = {
-  loading: 'Loading …', notSure: 'not sure', strange: 'strange',
-  broken: name => `${name}: this browser cannot read it as a picture.`,
+  title: 'Classify photos', privacy: 'Runs on this device: no picture leaves it.', choose: 'Choose pictures, drop them here, or paste one.',
+  camera: 'Camera', stop: 'Stop camera', freeze: 'Freeze', go: 'Continue', look: 'Where it looked', csv: 'Save as CSV',
+  bars: 'Probability of each class', picture: 'Picture', answer: 'Answer', probability: 'Probability', ms: 'ms', about: 'About this file',
+  loading: 'Loading …', noServer: 'Open this page through a server, or make it with --single.', missing: name => `${name} could not be loaded.`,
+  broken: name => `${name}: this browser cannot read it as a picture.`, fails: (name, fault) => `${name}: ${fault}`,
   huge: (name, n) => `${name}: ${n} megapixels; at most 50 are read. Scale it down.`,
-  notOnnx: name => `${name}: this is no ONNX file.`,
+  notOnnx: name => `${name}: this is not an ONNX file.`, cannotOpen: name => `${name}: ONNX Runtime cannot open it; export it again.`,
   notOurs: name => `${name}: it holds no metadata of lightweight; write the file with lightweight export.`,
+  badLimits: name => `${name}: its thresholds are not for its classes and its checkpoint; run lightweight calibrate again.`,
   otherVersion: (name, v) => `${name}: file version ${v}; this page reads version 1.`,
-  otherInput: name => `${name}: its input is not uint8 images of the size that its metadata say; export it again.`,
+  otherInput: name => `${name}: its input or output is not what its metadata say; export it again.`,
   noCamera: 'No camera was found.', refused: 'The camera was refused; allow it in the settings of the browser.',
-  insecure: 'The camera needs https or localhost.', busy: 'The camera is in use by another program.',
-  took: (ms, fps) => `${ms.toFixed(1)} ms` + (fps ? `, ${fps.toFixed(0)} pictures a second` : ''),
-  freeze: 'Freeze', go: 'Continue', camera: 'Camera', stop: 'Stop camera',
+  insecure: 'The camera needs https or localhost.', busy: 'The camera is in use by another program.', lost: 'The camera has stopped.',
+  notSure: 'not sure', strange: 'strange', likely: (answer, label) => `${answer} (most likely ${label})`, percent: p => `${(100*p).toFixed(0)} %`,
+  took: (ms, fps) => `${ms.toFixed(1)} ms` + (fps ? `, ${fps.toFixed(0)} pictures a second` : ''), file: 'File', network: 'Network', licence: 'Licence',
+  size: (name, n, px) => `${name}, ${n?.toLocaleString('en')} parameters, ${px} px`, promised: 'Promised purity', checkpoint: 'Checkpoint',
+  promise: (purity, confidence, classes) => `at least ${purity} % of what is accepted is right, with ${confidence} % confidence: ${classes || 'no class'}`,
 }
 const GREY = [124, 116, 104]                       // the mean colour of ImageNet
 const MOST = 50, MEMORY = 0.7, GRID = 7           // megapixels; weight of earlier camera pictures; squares of the heat map
 const $ = id => document.getElementById(id)
 const element = (tag, fields, ...inside) => { const made = Object.assign(document.createElement(tag), fields); made.append(...inside); return made }
-const percent = p => `${(100*p).toFixed(0)} %`
 const say = text => { $('message').textContent = text }
 const context = canvas => canvas.getContext('2d', { willReadFrequently: true })
-let ort, model, shown, results = [], stream
-
+let ort, model, shown, frame, results = [], stream
 // Files: inside the page (single file) or beside it
 async function load(name) {
   const inside = $(name)
-  if (!inside) return new Uint8Array(await (await fetch(name)).arrayBuffer())
-  return Uint8Array.from(atob(inside.textContent), c => c.charCodeAt(0))
+  if (inside) return Uint8Array.from(atob(inside.textContent), c => c.charCodeAt(0))
+  const found = await fetch(name).catch(() => ({}))
+  if (!found.ok) throw TEXT.missing(name)
+  return new Uint8Array(await found.arrayBuffer())
 }
 const encodeUrl = (bytes, type) => URL.createObjectURL(new Blob([bytes], { type }))
 async function loadRuntime() {
@@ -33,7 +39,6 @@ async function loadRuntime() {
   ort.env.wasm.numThreads = 1
   ort.env.wasm.wasmBinary = (await load('ort.wasm')).buffer
 }
-
 // Metadata: field 14 of ONNX's ModelProto, a map of strings, which the JavaScript API of ONNX Runtime does not return
 function readFields(bytes, onField) {
   let at = 0
@@ -63,32 +68,40 @@ async function openModel(name, bytes) {
   let info
   try { info = readMetadata(bytes) } catch { throw TEXT.notOnnx(name) }
   try { info = JSON.parse(info.lightweight) } catch { throw Object.keys(info).length || bytes.length > 64 ? TEXT.notOurs(name) : TEXT.notOnnx(name) }
-  if (!(Array.isArray(info?.classes) && info.img_size > 0 && info.resize)) throw TEXT.notOurs(name)
+  if (!(Array.isArray(info?.classes) && info.img_size > 0 && ['squish', 'pad', 'crop', 'draft'].includes(info.resize))) throw TEXT.notOurs(name)
   if ((info.version ?? 1) !== 1) throw TEXT.otherVersion(name, info.version)
-  let session
-  try { session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'] }) } catch { throw TEXT.notOnnx(name) }
-  const opened = { name, info, session }
-  try { await ask(opened, new Uint8Array(info.img_size**2*3)) } catch { throw TEXT.otherInput(name) }
-  return opened
+  if ('calibration' in info && !isCalibrated(info)) throw TEXT.badLimits(name)
+  const session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'] }).catch(() => { throw TEXT.cannotOpen(name) })
+  const opened = { name, info, session }, blank = new Uint8Array(2*info.img_size**2*3)
+  const sound = await ask(opened, blank).then(([one]) => Math.abs(one.probabilities.reduce((a, b) => a + b) - 1) < .01, () => false)
+  if (sound) return opened
+  session.release()
+  throw TEXT.otherInput(name)
 }
-async function ask({ session, info }, pixels) { // n images of img_size → [{ probabilities, strangeness }]
+function isCalibrated({ calibration, checkpoint, classes }) { // for these classes and this checkpoint
+  const limits = calibration?.thresholds, isNumber = v => v === null || Number.isFinite(v)
+  return limits && calibration.checkpoint === checkpoint && isNumber(calibration.strange) &&
+    Object.keys(limits).sort().join() === [...classes].sort().join() && Object.values(limits).every(isNumber)
+}
+async function ask({ name, session, info }, pixels) { // n images of img_size → [{ probabilities, strangeness }]
   const size = info.img_size, n = pixels.length/(size*size*3), classes = info.classes.length
   const images = new ort.Tensor('uint8', pixels, [n, size, size, 3])
   const found = await session.run({ images })
+  if (found.probabilities.data.length !== n*classes) throw TEXT.otherInput(name)
   return Array.from({ length: n }, (_, i) => ({
     probabilities: Array.from(found.probabilities.data.subarray(i*classes, (i + 1)*classes)),
     strangeness: found.strangeness?.data[i] ?? null }))
 }
+const pickBest = values => values.reduce((best, v, i) => v > values[best] ? i : best, 0)
 function decide({ info }, { probabilities, strangeness }) { // as Predictor.decide
-  const best = probabilities.indexOf(Math.max(...probabilities)), label = info.classes[best], limits = info.calibration
+  const best = pickBest(probabilities), label = info.classes[best], limits = info.calibration
   const found = { label, probability: probabilities[best], answer: label, strangeness, probabilities }
   if (!limits) return found
   const threshold = limits.thresholds[label]
   if (limits.strange !== null && strangeness !== null && !(strangeness <= limits.strange)) found.answer = TEXT.strange
-  else if (threshold === null || found.probability < threshold) found.answer = TEXT.notSure
+  else if (!(threshold !== null && found.probability >= threshold)) found.answer = TEXT.notSure
   return found
 }
-
 // Pixels: the arithmetic of OpenCV as in lightweight.data.image (area averaging where a side shrinks, linear where it grows)
 function weigh(from, to, area) { // for each output: the first input, and weights, which are integers from 0 to 2048 for linear
   const scale = from/to, indices = Array.from({ length: to }, (_, i) => i)
@@ -140,11 +153,8 @@ function cutPixels(image, left, top, width, height, fill) { // outside: a colour
 }
 function resizeImage(image, size, method) {
   const { width, height } = image, short = Math.min(width, height), long = Math.max(width, height)
-  if (method === 'draft') {
-    const n = [8, 4, 2].find(n => n*size <= short) ?? 1
-    const [w, h] = [Math.ceil(width/n), Math.ceil(height/n)]
-    if (n > 1) image = scalePixels(cutPixels(image, 0, 0, w*n, h*n), w, h)
-  }
+  const n = method === 'draft' ? [8, 4, 2].find(n => n*size <= short) ?? 1 : 1, [w, h] = [Math.ceil(width/n), Math.ceil(height/n)]
+  if (n > 1) image = scalePixels(cutPixels(image, 0, 0, w*n, h*n), w, h)
   if (method === 'crop') image = cutPixels(image, Math.floor(Math.max(0, width - height)/2), Math.floor(Math.max(0, height - width)/2), short, short)
   if (method === 'pad') image = cutPixels(image, -Math.floor((long - width)/2), -Math.floor((long - height)/2), long, long, GREY)
   return scalePixels(image, size, size)
@@ -159,71 +169,75 @@ function readPixels(source, width, height) { // a bitmap or a video → RGB on w
   return { data, width, height, canvas }
 }
 async function readPhoto(file) {
-  let bitmap
-  try { bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none' }) } catch { throw TEXT.broken(file.name) }
-  const n = bitmap.width*bitmap.height/1e6
-  if (n > MOST) throw TEXT.huge(file.name, Math.round(n))
-  return readPixels(bitmap, bitmap.width, bitmap.height)
+  const bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none' }).catch(() => { throw TEXT.broken(file.name) })
+  try {
+    const n = bitmap.width*bitmap.height/1e6
+    if (n > MOST) throw TEXT.huge(file.name, Math.round(n))
+    return readPixels(bitmap, bitmap.width, bitmap.height)
+  } finally { bitmap.close() }
 }
 async function classify(image) {
-  const { img_size, resize } = model.info, pixels = new Uint8Array(resizeImage(image, img_size, resize).data)
-  const start = performance.now(), [found] = await ask(model, pixels)
-  return { ...decide(model, found), ms: performance.now() - start, pixels }
+  const asked = model, { img_size, resize } = asked.info, pixels = new Uint8Array(resizeImage(image, img_size, resize).data)
+  const start = performance.now(), [found] = await ask(asked, pixels)
+  return { ...decide(asked, found), ms: performance.now() - start, pixels, asked }
 }
-
 // What is shown
-function drawSquare(image) {
-  const canvas = $('picture'), pen = context(canvas), scale = 320/Math.max(image.width, image.height)
+function drawPicture({ canvas, width, height }, method) {
+  const pen = context($('picture')), scale = 320/Math.max(width, height), sides = [width*scale, height*scale], short = Math.min(...sides)
+  const place = ([w, h]) => [(320 - w)/2, (320 - h)/2, w, h]
   pen.clearRect(0, 0, 320, 320)
-  pen.drawImage(image.canvas, (320 - image.width*scale)/2, (320 - image.height*scale)/2, image.width*scale, image.height*scale)
+  pen.drawImage(canvas, ...place(sides))
+  frame = place(method === 'pad' ? [320, 320] : method === 'crop' ? [short, short] : sides)      // what the network gets
 }
 function show(found, image, fps) {
   $('result').hidden = $('look').hidden = false
   $('map').hidden = true
-  if (image) drawSquare(image)
+  drawPicture(image, found.asked.info.resize)
   shown = found
-  const unsure = found.answer === found.label ? '' : ` (most likely ${found.label})`
-  $('answer').textContent = found.answer + unsure
-  $('detail').textContent = `${percent(found.probability)}, ${TEXT.took(found.ms, fps)}`
+  const answer = found.answer === found.label ? found.answer : TEXT.likely(found.answer, found.label)
+  if ($('answer').textContent !== answer) $('answer').textContent = answer      // which is read aloud
+  $('detail').textContent = `${TEXT.percent(found.probability)}, ${TEXT.took(found.ms, fps)}`
   const body = $('bars').tBodies[0]
-  body.replaceChildren(...model.info.classes.map((name, i) => {
-    const p = found.probabilities[i], meter = element('meter', { value: p, ariaLabel: name })
-    return element('tr', {}, element('th', { scope: 'row' }, name), element('td', {}, meter), element('td', {}, percent(p)))
+  body.replaceChildren(...found.asked.info.classes.map((name, i) => {
+    const p = found.probabilities[i], cell = inside => element('td', {}, inside)
+    return element('tr', {}, element('th', { scope: 'row' }, name), cell(element('meter', { value: p, ariaLabel: name })), cell(TEXT.percent(p)))
   }))
 }
-function addRow(name, found, image) {
+function addRow(name, found, small) {
   results.push({ name, ...found })
   $('list').hidden = $('csv').hidden = false
-  const small = readThumb(image), pick = element('button', { type: 'button', onclick: () => show(found, small) }, name)
-  const cells = [pick, found.answer, percent(found.probability), found.ms.toFixed(1)]
+  const pick = element('button', { type: 'button', onclick: () => { freeze(); show(found, small) } }, name)
+  const cells = [pick, found.answer, TEXT.percent(found.probability), found.ms.toFixed(1)]
   $('rows').append(element('tr', {}, ...cells.map(v => element('td', {}, v))))
 }
 function readThumb({ canvas, width, height }) {
-  const scale = Math.min(1, 320/Math.max(width, height)), w = Math.max(1, Math.round(width*scale)), h = Math.max(1, Math.round(height*scale))
-  const small = new OffscreenCanvas(w, h)
-  context(small).drawImage(canvas, 0, 0, w, h)
+  const scale = Math.min(1, 320/Math.max(width, height)), [w, h] = [width, height].map(v => Math.max(1, Math.round(v*scale)))
+  const small = new OffscreenCanvas(w, h), pen = context(small)
+  pen.drawImage(canvas, 0, 0, w, h)
+  pen.getImageData(0, 0, 1, 1)                                                  // now, so that the large canvas is freed
   return { canvas: small, width: w, height: h }
 }
 async function drawMap() { // how much the probability of the answer falls when a square of the picture is grey
-  const size = model.info.img_size, step = size/GRID, n = shown.pixels.length, all = new Uint8Array(n*GRID*GRID)
+  freeze()
+  const found = shown, size = found.asked.info.img_size, step = size/GRID, n = found.pixels.length, all = new Uint8Array(n*GRID*GRID)
   for (let k = 0; k < GRID*GRID; k++) {
-    all.set(shown.pixels, k*n)
+    all.set(found.pixels, k*n)
     const [top, left] = [Math.floor(k/GRID)*step, k % GRID*step].map(Math.round)
     for (let y = top; y < Math.min(size, top + step); y++) for (let x = left; x < Math.min(size, left + step); x++)
       all.set(GREY, k*n + (y*size + x)*3)
   }
-  const best = shown.probabilities.indexOf(shown.probability)
-  const falls = (await ask(model, all)).map(f => Math.max(0, shown.probability - f.probabilities[best])), most = Math.max(...falls, .01)
-  const canvas = $('map'), pen = context(canvas), side = 320/GRID
+  const [{ probabilities }] = await ask(found.asked, found.pixels), best = pickBest(probabilities)
+  const falls = (await ask(found.asked, all)).map(f => Math.max(0, probabilities[best] - f.probabilities[best])), most = Math.max(...falls, .01)
+  const canvas = $('map'), pen = context(canvas), [left, top, w, h] = frame
   pen.clearRect(0, 0, 320, 320)
   falls.forEach((fall, k) => {
     pen.fillStyle = `rgb(255 80 0 / ${.7*fall/most})`
-    pen.fillRect(k % GRID*side, Math.floor(k/GRID)*side, side, side)
+    pen.fillRect(left + k % GRID*w/GRID, top + Math.floor(k/GRID)*h/GRID, w/GRID, h/GRID)
   })
   canvas.hidden = false
 }
 function saveCsv() { // columns as in lightweight predict
-  const calibrated = 'calibration' in model.info, quote = v => /[",\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : v
+  const calibrated = 'calibration' in model.info, quote = v => /[",\r\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : v
   const head = ['path', 'label', 'probability', ...(calibrated ? ['answer', 'strangeness'] : []), ...model.info.classes.map(c => `p_${c}`)]
   const lines = results.map(r => [r.name, r.label, r.probability.toFixed(6), ...(calibrated ? [r.answer, r.strangeness?.toFixed(6) ?? ''] : []),
                                   ...r.probabilities.map(p => p.toFixed(6))])
@@ -231,85 +245,92 @@ function saveCsv() { // columns as in lightweight predict
   element('a', { href: encodeUrl(text, 'text/csv'), download: 'predictions.csv' }).click()
 }
 function describe({ name, info }, card = {}) {
-  const { purity, confidence, thresholds } = info.calibration ?? {}
-  const promised = thresholds && Object.keys(thresholds).filter(c => thresholds[c] !== null)
-  const promise = purity && `at least ${100*purity} % of what is accepted is right, with ${100*confidence} % confidence: ` +
-    (promised.join(', ') || 'no class')
+  const { purity, confidence, thresholds = {} } = info.calibration ?? {}, round = v => Math.round(1000*v)/10
+  const promise = purity && TEXT.promise(round(purity), round(confidence), info.classes.filter(c => (thresholds[c] ?? null) !== null).join(', '))
   $('classes').textContent = info.classes.join(', ')
-  const facts = { File: name, Network: `${info.name}, ${info.parameters?.toLocaleString('en')} parameters, ${info.img_size} px`,
-                  'Promised purity': promise, ...card, Licence: info.licence, Checkpoint: info.checkpoint }
+  const facts = { [TEXT.file]: name, [TEXT.network]: TEXT.size(info.name, info.parameters, info.img_size), [TEXT.promised]: promise, ...card,
+                  [TEXT.licence]: info.licence, [TEXT.checkpoint]: info.checkpoint }
   const told = Object.entries(facts).filter(([, v]) => v)
   $('facts').replaceChildren(...told.flatMap(([name, v]) => [element('dt', {}, name), element('dd', {}, v)]))
 }
-
 // Input
-async function take(files) {
+let taken = Promise.resolve()
+const take = files => { taken = taken.then(() => takeNow(files)) } // one after the other
+async function takeNow(files) {
+  const faults = [], isModel = file => /\.onnx$/i.test(file.name)
   say('')
-  for (const file of files) {
+  freeze()
+  for (const file of [...files.filter(isModel), ...files.filter(file => !isModel(file))]) {
     try {
-      if (/\.onnx$/i.test(file.name)) await swap(file.name, new Uint8Array(await file.arrayBuffer()))
+      if (isModel(file)) await swap(file.name, new Uint8Array(await file.arrayBuffer()))
       else {
-        const image = await readPhoto(file), found = await classify(image)
-        show(found, image)
-        addRow(file.name, found, image)
+        const image = await readPhoto(file), found = await classify(image), small = readThumb(image)
+        show(found, small)
+        addRow(file.name, found, small)
       }
-    } catch (fault) { say(typeof fault === 'string' ? fault : `${file.name}: ${fault}`) }
+    } catch (fault) { faults.push(typeof fault === 'string' ? fault : TEXT.fails(file.name, fault)) }
+    say(faults.join('\n'))
   }
 }
 async function swap(name, bytes, card) {
-  model = await openModel(name, bytes)
+  const opened = await openModel(name, bytes)
+  model?.session.release()
+  model = opened
   results = []
   $('rows').replaceChildren()
   $('result').hidden = $('list').hidden = $('look').hidden = $('csv').hidden = true
   describe(model, card)
 }
-async function watch() {
-  const video = element('video', { srcObject: stream, muted: true, playsInline: true })
+async function watch(own) {
+  const video = element('video', { srcObject: own, muted: true, playsInline: true })
   await video.play()
-  let mean, last = performance.now(), fps = 0
-  while (stream) {
-    if (!$('freeze').hasAttribute('data-frozen') && video.videoWidth) {
-      const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
-      mean = mean ? mean.map((m, i) => MEMORY*m + (1 - MEMORY)*found.probabilities[i]) : found.probabilities
-      fps = .9*fps + .1*1000/Math.max(1, now - last)
-      last = now
-      if (stream) show({ ...found, ...decide(model, { ...found, probabilities: mean }) }, image, fps)
-    }
-    await new Promise(requestAnimationFrame)
+  let mean, before, last = performance.now(), fps = 0
+  while (stream === own) {
+    await new Promise(resolve => { video.requestVideoFrameCallback(resolve); setTimeout(resolve, 1000) })
+    if (stream !== own || $('freeze').hasAttribute('data-frozen') || !video.videoWidth) continue
+    const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
+    mean = before === found.asked ? mean.map((m, i) => MEMORY*m + (1 - MEMORY)*found.probabilities[i]) : found.probabilities
+    before = found.asked
+    fps = .9*fps + .1*1000/Math.max(1, now - last)
+    last = now
+    if (stream === own && !$('freeze').hasAttribute('data-frozen')) show({ ...found, ...decide(found.asked, { ...found, probabilities: mean }) }, image, fps)
   }
+}
+function setCamera(given, why = '') {
+  stream?.getTracks().forEach(track => track.stop())
+  stream = given
+  say(why)
+  $('freeze').hidden = !stream
+  $('camera').textContent = stream ? TEXT.stop : TEXT.camera
+  freeze(false)
 }
 async function toggleCamera() {
-  say('')
-  if (stream) {
-    stream.getTracks().forEach(track => track.stop())
-    stream = undefined
-  } else if (!navigator.mediaDevices) return say(TEXT.insecure)
-  else {
-    try { stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } }) } catch (fault) {
-      return say(fault.name === 'NotAllowedError' ? TEXT.refused : fault.name === 'NotReadableError' ? TEXT.busy : TEXT.noCamera)
-    }
-    watch()
-  }
-  $('freeze').hidden = !stream
-  $('freeze').removeAttribute('data-frozen')
-  $('freeze').textContent = TEXT.freeze
-  $('camera').textContent = stream ? TEXT.stop : TEXT.camera
+  if (stream) return setCamera()
+  if (!navigator.mediaDevices) return say(TEXT.insecure)
+  $('camera').disabled = true
+  try { setCamera(await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } })) } catch (fault) {
+    return say({ NotAllowedError: TEXT.refused, NotReadableError: TEXT.busy }[fault.name] ?? TEXT.noCamera)
+  } finally { $('camera').disabled = false }
+  stream.getTracks().forEach(track => { track.onended = () => setCamera(undefined, TEXT.lost) })
+  watch(stream).catch(fault => setCamera(undefined, String(fault)))
 }
-function toggleFreeze() {
-  const frozen = $('freeze').toggleAttribute('data-frozen')
-  $('freeze').textContent = frozen ? TEXT.go : TEXT.freeze
+function freeze(frozen = true) {
+  $('freeze').toggleAttribute('data-frozen', Boolean(frozen && stream))
+  $('freeze').textContent = $('freeze').hasAttribute('data-frozen') ? TEXT.go : TEXT.freeze
 }
-
+async function start() {
+  await loadRuntime()
+  const own = JSON.parse(new TextDecoder().decode(await load('page.json')))
+  await swap(own.name, await load('model.onnx'), own.card)
+  $('files').addEventListener('change', () => { take([...$('files').files]); $('files').value = '' })
+  document.addEventListener('paste', event => take([...event.clipboardData.files]))
+  document.addEventListener('dragover', event => event.preventDefault())
+  document.addEventListener('drop', event => { event.preventDefault(); take([...event.dataTransfer.files]) })
+  const acts = { camera: toggleCamera, freeze: () => freeze(!$('freeze').hasAttribute('data-frozen')), look: drawMap, csv: saveCsv }
+  for (const [id, act] of Object.entries(acts)) $(id).addEventListener('click', async () => { try { await act() } catch (fault) { say(String(fault)) } })
+  if (!$('model.onnx') && 'serviceWorker' in navigator) navigator.serviceWorker.register('worker.js')
+  document.body.dataset.ready = 'yes'
+}
+document.querySelectorAll('[data-text]').forEach(e => { e.textContent = TEXT[e.dataset.text] })
 say(TEXT.loading)
-await loadRuntime()
-const own = JSON.parse(new TextDecoder().decode(await load('page.json')))
-await swap(own.name, await load('model.onnx'), own.card)
-say('')
-$('files').addEventListener('change', async () => { await take([...$('files').files]); $('files').value = '' })
-document.addEventListener('paste', event => take([...event.clipboardData.files]))
-document.addEventListener('dragover', event => { event.preventDefault(); $('drop').classList.add('over') })
-document.addEventListener('dragleave', () => $('drop').classList.remove('over'))
-document.addEventListener('drop', event => { event.preventDefault(); $('drop').classList.remove('over'); take([...event.dataTransfer.files]) })
-for (const [id, act] of Object.entries({ camera: toggleCamera, freeze: toggleFreeze, look: drawMap, csv: saveCsv })) $(id).addEventListener('click', act)
-if (!$('model.onnx') && 'serviceWorker' in navigator) navigator.serviceWorker.register('worker.js')
-document.body.dataset.ready = 'yes'
+start().then(() => say(''), fault => say(location.protocol === 'file:' && !$('ort.mjs') ? TEXT.noServer : String(fault)))
