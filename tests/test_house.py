@@ -259,7 +259,7 @@ RULES = {
         "files": "the one place", "sample": "removes what its own record names", "crops": "swaps finished stores", "cache": "a cache of its own",
         "checkpoint": "states of a training", "formats": "parts of a file it has just written", "sweep": "logs of the runs it starts", "tune": "states of its own trials",
         "distillation": "a cache of its own, filled piece by piece", "storage": "cuts a torn line off a journal",
-        "download": "photos it has just fetched"}),
+        "download": "photos it has just fetched", "web": "files of an earlier page in its own folder"}),
     "opens pictures": (r"\bImage\.open\(", {"image": "the one place: formats and limits"}),
     "shows progress": (r"\btqdm\b", {"console": "the one place: a bar or a line every few seconds", "predict": "lines beside its bar"}),
 }

@@ -49,7 +49,7 @@ def fetch_runtime(
         source = _download(Path(temporary))
         for name, (given, sha256) in _hashes.items():
             if not _is_sound(source/given, sha256): raise ValueError(f'{_package}: {given} has another SHA-256 than {sha256}')
-            os.replace(source/given, paths[name])
+            write_atomically(paths[name], (source/given).read_bytes())
     return paths
 
 # %% ../../nbs/deploy/08_web.ipynb #n2dab59c
