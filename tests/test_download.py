@@ -83,9 +83,11 @@ def web(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    "The pauses between attempts, which are not made."
-    slept = []
-    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=slept.append))
+    "The pauses between attempts, which are not made; those of threads that an earlier test left do not count."
+    slept, earlier = [], set(threading.enumerate())
+    def sleep(seconds):
+        if threading.current_thread() not in earlier: slept.append(seconds)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=sleep))
     return slept
 
 
