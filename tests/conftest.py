@@ -1,5 +1,6 @@
 "How the tests are counted: one a notebook, one a rule of the house, and cells marked `#| slow` are counted as skipped."
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,31 @@ def pytest_addoption(parser):
 LONG = ["training/05_learner", "deploy/02_formats", "compression/02_int8", "search/03_study", "training/06_distributed",
         "training/08_distillation", "tutorial_own_data", "deploy/03_timing", "training/04_autotune"]
 
+PATIENCE_MS = 600_000  # a browser on a busy machine; what is waited for is the event
+
 SAMPLE = {"test_compress", "test_stages", "test_sweep", "test_tune"}  # they fill outputs/sample, and a run's folder is held by one process
+
+
+@pytest.fixture(scope="session")
+def launch():
+    "Start Chromium, with these further flags; one Playwright a process."
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not path:
+        wanted = os.environ.get("LIGHTWEIGHT_WANT_CHROMIUM") == "1"
+        (pytest.fail if wanted else pytest.skip)("no Chromium here, so no page was looked at; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        def start(*flags):
+            flags = ["--no-sandbox", "--disable-dev-shm-usage", *flags]
+            return playwright.chromium.launch(executable_path=path, args=flags, timeout=PATIENCE_MS)
+        yield start
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    chromium = launch()
+    yield chromium
+    chromium.close()
 
 
 @pytest.hookimpl(tryfirst=True)

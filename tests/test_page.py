@@ -1,12 +1,11 @@
 "A run's page in a real browser, as wide as a phone, a desk and a sheet of paper; and pages that are broken on purpose, which the same checks must find."
 import base64
 import io
-import os
-import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import PATIENCE_MS
 from test_house import ROOT
 
 from lightweight.metrics.metrics import compute_metrics, confusion
@@ -17,7 +16,6 @@ from lightweight.evaluation.page import Section, tabulate, tabulate_promises, wr
 from lightweight.core.records import read_record
 from lightweight.data.sample import make_sample
 
-PATIENCE_MS = 600_000  # a browser on a busy machine; what is waited for is the event
 ATTACK = "<script>alert(1)</script>"
 PHONE = dict(viewport=dict(width=375, height=812), is_mobile=True, has_touch=True)
 DESK = dict(viewport=dict(width=1280, height=800))
@@ -47,19 +45,6 @@ CONTRAST = """() => {
     return [...new Set(told.flatMap(e => {
         const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))], ratio = (Math.max(a, b) + .05)/(Math.min(a, b) + .05);
         return ratio < 4.5 ? [`contrast ${ratio.toFixed(1)}: ${e.tagName} ${e.textContent.trim().slice(0, 30)}`] : [] }))] }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not path:
-        wanted = os.environ.get("LIGHTWEIGHT_WANT_CHROMIUM") == "1"
-        (pytest.fail if wanted else pytest.skip)("no Chromium here, so no page was looked at; on Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=PATIENCE_MS)
-        yield chromium
-        chromium.close()
 
 
 class Visit:

@@ -3,15 +3,15 @@ import csv
 import functools
 import http.server
 import json
-import os
 import shutil
 import threading
 
 import numpy as np
 import onnx
 import pytest
+from conftest import PATIENCE_MS
 from PIL import Image
-from test_page import CONTRAST, OVERFLOW, PATIENCE_MS
+from test_page import CONTRAST, OVERFLOW
 from test_predict import make
 
 from lightweight.data.sample import make_sample
@@ -19,27 +19,6 @@ from lightweight.deploy.runtime import KEY, Predictor
 from lightweight.deploy.web import fetch_runtime, main, make_page
 
 READY = "body[data-ready=yes]"
-
-
-@pytest.fixture(scope="session")
-def launch():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not path:
-        wanted = os.environ.get("LIGHTWEIGHT_WANT_CHROMIUM") == "1"
-        (pytest.fail if wanted else pytest.skip)("no Chromium here, so the page was not opened; on Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        def start(*args):
-            args = ["--no-sandbox", "--disable-dev-shm-usage", *args]
-            return playwright.chromium.launch(executable_path=path, args=args, timeout=PATIENCE_MS)
-        yield start
-
-
-@pytest.fixture(scope="session")
-def browser(launch):
-    started = launch()
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +86,19 @@ def read_csv(page, folder):
     download.value.save_as(folder/"page.csv")
     with open(folder/"page.csv", newline="") as file: return list(csv.DictReader(file))
 
+def read_info(model): return json.loads({p.key: p.value for p in model.metadata_props}[KEY])
+
+def change_info(path, out, change):
+    "Write a file of the same network, with metadata that `change` has made of its own."
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(change(read_info(model)))})
+    onnx.save(model, out)
+    return out
+
+def rename_classes(info):
+    "Other class names, without thresholds."
+    return {k: v for k, v in info.items() if k not in ("calibration", "examples")} | dict(classes=[f"sort {c}" for c in info["classes"]])
+
 def list_crops(made, most=200): return sorted((made/"crops").glob("t*/*/*.jpg"))[:most]
 
 
@@ -127,11 +119,8 @@ def test_predictions_are_those_of_predictor(browser, serve, made, tmp_path):
 @pytest.mark.parametrize("method", ["squish", "pad", "crop", "draft"])
 def test_pictures_become_square_as_in_python(browser, serve, made, tmp_path, method):
     "Large, small, turned and transparent pictures, in every resize method of a file."
-    model = onnx.load(made/"run/export/model.onnx")
-    info = json.loads({p.key: p.value for p in model.metadata_props}[KEY]) | dict(resize=method)
-    info.pop("examples")
-    onnx.helper.set_model_props(model, {KEY: json.dumps(info)})
-    onnx.save(model, path := tmp_path/"other.onnx")
+    def change(info): return {k: v for k, v in info.items() if k != "examples"} | dict(resize=method)
+    path = change_info(made/"run/export/model.onnx", tmp_path/"other.onnx", change)
     photo = Image.open(list_crops(made)[0]).resize((301, 517))
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -170,7 +159,7 @@ def test_a_rebuilt_page_is_shown(browser, serve, made, tmp_path):
     address = serve(tmp_path/"page", "max-age=600")
     page = visit(browser, address)
     page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    rename_classes(made/"run/export/model.onnx", tmp_path/"second.onnx")
+    change_info(made/"run/export/model.onnx", tmp_path/"second.onnx", rename_classes)
     make_page(tmp_path/"second.onnx", tmp_path/"page")
     make_page(tmp_path/"second.onnx", tmp_path/"single", single=True)
     for _ in range(2):                                  # the second time from what the worker has stored
@@ -202,7 +191,7 @@ def test_faults_are_named(browser, serve, made, tmp_path):
     "Each bad file gives one sentence, and the page goes on."
     good, page = list_crops(made)[0], visit(browser, serve(made/"page"))
     model = onnx.load(made/"run/export/model.onnx")
-    info = json.loads({p.key: p.value for p in model.metadata_props}[KEY])
+    info = read_info(model)
     def write(name, data):
         (tmp_path/name).write_bytes(data)
         return tmp_path/name
@@ -230,19 +219,9 @@ def test_faults_are_named(browser, serve, made, tmp_path):
     assert page.inner_text("#message").splitlines() == [cases[2][1], cases[0][1], cases[1][1]] and page.inner_text("#answer")
 
 
-def rename_classes(path, out):
-    "Write a file of the same network with other class names, without thresholds."
-    model = onnx.load(path)
-    info = json.loads({p.key: p.value for p in model.metadata_props}[KEY])
-    info |= dict(classes=[f"sort {c}" for c in info["classes"]])
-    info.pop("calibration"), info.pop("examples")
-    onnx.helper.set_model_props(model, {KEY: json.dumps(info)})
-    onnx.save(model, out)
-
-
 def test_another_file_can_be_dropped(browser, serve, made, tmp_path):
     "Its classes count for the pictures that are given with it."
-    rename_classes(made/"run/export/model.onnx", tmp_path/"second.onnx")
+    change_info(made/"run/export/model.onnx", tmp_path/"second.onnx", rename_classes)
     page, crops = visit(browser, serve(made/"page")), list_crops(made, 3)
     give(page, crops[2])
     page.set_input_files("#files", [str(crops[0]), str(tmp_path/"second.onnx"), str(crops[1])])

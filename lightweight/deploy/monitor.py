@@ -237,7 +237,8 @@ def plot_windows(
 
 # %% ../../nbs/deploy/06_monitor.ipynb #n1436286
 def _check_plot(args):
-    check_file(args.plot, lambda path: path.is_file() and has_seal(path), {'the model': args.model, 'the predictions': args.predictions}, '--plot')
+    reads = {'the model': args.model, 'the predictions': args.predictions}
+    check_file(args.plot, lambda path: path.is_file() and has_seal(path), reads, '--plot')
     check_writable(args.plot, '--plot')
 
 def _write_plot(path, windows, reference):

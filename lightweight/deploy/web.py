@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from jinja2 import Environment, PackageLoader
 
 from ..core.console import run_command
-from ..core.files import claim_folder, write_atomically
+from ..core.files import check_unedited, claim_folder, write_atomically, write_sealed
 from ..core.records import hash_data, hash_file, read_record
 from ..core.settings import find_root
 from .runtime import open_model
@@ -48,7 +48,8 @@ def fetch_runtime(
     with TemporaryDirectory(dir=folder) as temporary:
         source = _download(Path(temporary))
         for name, (given, sha256) in _hashes.items():
-            if not _is_sound(source/given, sha256): raise ValueError(f'{_package}: {given} has another SHA-256 than {sha256}')
+            if not _is_sound(source/given, sha256):
+                raise ValueError(f'{_package}: {given} has another SHA-256 than {sha256}')
             write_atomically(paths[name], (source/given).read_bytes())
     return paths
 
@@ -64,7 +65,8 @@ def _describe(record, checkpoint): # the result of evaluate, for the page
     return {'Macro-F1': '{macro_f1:.3f} ({macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} test crops'.format(**test)}
 
 def _render(name, **values):
-    return Environment(loader=PackageLoader('lightweight', 'templates'), keep_trailing_newline=True).get_template(name).render(values)
+    templates = Environment(loader=PackageLoader('lightweight', 'templates'), keep_trailing_newline=True)
+    return templates.get_template(name).render(values)
 
 def _write_html(parts): # files inside the page
     code, style = _render('web.js'), _render('web.css')
@@ -77,7 +79,7 @@ def _write_html(parts): # files inside the page
 
 def make_page(
     path:str|Path, # exported file, .onnx
-    out:str|Path, # folder of the page; files that an earlier page wrote there are replaced
+    out:str|Path, # folder of the page; an earlier page there is replaced, unless its index.html was edited
     single:bool=False, # one file with everything inside
     record:str|Path='', # record of lightweight evaluate, whose macro-F1 the page shows
     runtime:Path|None=None, # of `fetch_runtime`
@@ -87,14 +89,17 @@ def make_page(
     if path.suffix.lower() != '.onnx': raise ValueError(f'{path}: the page runs ONNX files; name a file ending in .onnx')
     model = open_model(path)
     own = dict(name=path.name, card=_describe(record, model.info.get('checkpoint')))
-    with claim_folder(out, 'page', OWN_FILES, dict(model=path) | (dict(record=record) if record else {}), find_root()) as folder:
+    reads = dict(model=path) | (dict(record=record) if record else {})
+    with claim_folder(out, 'page', OWN_FILES, reads, find_root()) as folder:
+        check_unedited([folder/'index.html'])
         files = {name: file.read_bytes() for name, file in fetch_runtime(runtime).items()}
         files |= {'model.onnx': path.read_bytes(), 'page.json': json.dumps(own).encode()}
-        index = _write_html(files if single else {}).encode()
-        version = hash_data([hashlib.sha256(data).hexdigest() for data in (index, *files.values())])[:12]
-        pages = {'index.html': index, **({} if single else files | {'worker.js': _render('worker.js', version=version).encode()})}
-        for name in set(OWN_FILES) - set(pages): (folder/name).unlink(missing_ok=True)
-        for name in reversed(pages): write_atomically(folder/name, pages[name])            # index.html last
+        index = _write_html(files if single else {})
+        version = hash_data([hashlib.sha256(data).hexdigest() for data in (index.encode(), *files.values())])[:12]
+        beside = {} if single else files | {'worker.js': _render('worker.js', version=version)}
+        for name in {*OWN_FILES} - {'index.html', *beside}: (folder/name).unlink(missing_ok=True)
+        for name, data in beside.items(): write_atomically(folder/name, data)
+        write_sealed(folder/'index.html', index)                                           # last
     return folder/'index.html'
 
 # %% ../../nbs/deploy/08_web.ipynb #n24ce72e
@@ -104,7 +109,7 @@ def main(argv:list[str]|None=None)->int: # 0: done; 2: invalid arguments or file
                                      'photos with an exported file, on the device of its user.')
     add = parser.add_argument
     add('model', help='exported file: .onnx')
-    add('--out', required=True, metavar='DIR', help='folder of the page; an earlier page there is replaced')
+    add('--out', required=True, metavar='DIR', help='folder of the page; an earlier, unedited page there is replaced')
     add('--single', action='store_true', help='one file, DIR/index.html, which opens by double click')
     add('--record', default='', metavar='FILE', help='record of lightweight evaluate; the page shows its macro-F1')
     args = parser.parse_args(argv)

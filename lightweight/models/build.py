@@ -66,8 +66,7 @@ class Part(Settings):
     network:str = Field(description='timm:NAME')
     size:int = Field(224, ge=32, le=1024, description='side of the network\'s input, pixels')
     view:float = Field(1.0, gt=0, le=1, description='side of the central square that is used, as a fraction')
-    pool:list[Literal['mean','max','centre','blocks']] = Field(['mean'], min_length=1, description='mean, max, centre, '
-                                                               'blocks')
+    pool:list[Literal['mean','max','centre','blocks']] = Field(['mean'], min_length=1, description='kinds of features')
     mirror:bool = Field(False, description='average the features of the view and of its mirror image')
 
 def _read_parts(path)->list[Part]: # of a feature network; empty: the file is a genotype

@@ -23,6 +23,7 @@ const $ = id => document.getElementById(id)
 const element = (tag, fields, ...inside) => { const made = Object.assign(document.createElement(tag), fields); made.append(...inside); return made }
 const say = text => { $('message').textContent = text }
 const context = canvas => canvas.getContext('2d', { willReadFrequently: true })
+const isFrozen = () => $('freeze').hasAttribute('data-frozen')
 let ort, model, shown, frame, results = [], stream
 // Files: inside the page (single file) or beside it
 async function load(name) {
@@ -197,8 +198,7 @@ function show(found, image, fps) {
   const answer = found.answer === found.label ? found.answer : TEXT.likely(found.answer, found.label)
   if ($('answer').textContent !== answer) $('answer').textContent = answer      // which is read aloud
   $('detail').textContent = `${TEXT.percent(found.probability)}, ${TEXT.took(found.ms, fps)}`
-  const body = $('bars').tBodies[0]
-  body.replaceChildren(...found.asked.info.classes.map((name, i) => {
+  $('bars').tBodies[0].replaceChildren(...found.asked.info.classes.map((name, i) => {
     const p = found.probabilities[i], cell = inside => element('td', {}, inside)
     return element('tr', {}, element('th', { scope: 'row' }, name), cell(element('meter', { value: p, ariaLabel: name })), cell(TEXT.percent(p)))
   }))
@@ -219,15 +219,15 @@ function readThumb({ canvas, width, height }) {
 }
 async function drawMap() { // how much the probability of the answer falls when a square of the picture is grey
   freeze()
-  const found = shown, size = found.asked.info.img_size, step = size/GRID, n = found.pixels.length, all = new Uint8Array(n*GRID*GRID)
+  const found = shown, size = found.asked.info.img_size, step = size/GRID, n = found.pixels.length, all = new Uint8Array(n*(GRID*GRID + 1))
+  for (let k = 0; k <= GRID*GRID; k++) all.set(found.pixels, k*n)               // the last one stays as it is
   for (let k = 0; k < GRID*GRID; k++) {
-    all.set(found.pixels, k*n)
     const [top, left] = [Math.floor(k/GRID)*step, k % GRID*step].map(Math.round)
     for (let y = top; y < Math.min(size, top + step); y++) for (let x = left; x < Math.min(size, left + step); x++)
       all.set(GREY, k*n + (y*size + x)*3)
   }
-  const [{ probabilities }] = await ask(found.asked, found.pixels), best = pickBest(probabilities)
-  const falls = (await ask(found.asked, all)).map(f => Math.max(0, probabilities[best] - f.probabilities[best])), most = Math.max(...falls, .01)
+  const answers = (await ask(found.asked, all)).map(f => f.probabilities), whole = answers.pop(), best = pickBest(whole)
+  const falls = answers.map(p => Math.max(0, whole[best] - p[best])), most = Math.max(...falls, .01)
   const canvas = $('map'), pen = context(canvas), [left, top, w, h] = frame
   pen.clearRect(0, 0, 320, 320)
   falls.forEach((fall, k) => {
@@ -260,7 +260,7 @@ async function takeNow(files) {
   const faults = [], isModel = file => /\.onnx$/i.test(file.name)
   say('')
   freeze()
-  for (const file of [...files.filter(isModel), ...files.filter(file => !isModel(file))]) {
+  for (const file of files.sort((a, b) => isModel(b) - isModel(a))) {           // files of networks first
     try {
       if (isModel(file)) await swap(file.name, new Uint8Array(await file.arrayBuffer()))
       else {
@@ -287,13 +287,13 @@ async function watch(own) {
   let mean, before, last = performance.now(), fps = 0
   while (stream === own) {
     await new Promise(resolve => { video.requestVideoFrameCallback(resolve); setTimeout(resolve, 1000) })
-    if (stream !== own || $('freeze').hasAttribute('data-frozen') || !video.videoWidth) continue
+    if (stream !== own || isFrozen() || !video.videoWidth) continue
     const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
     mean = before === found.asked ? mean.map((m, i) => MEMORY*m + (1 - MEMORY)*found.probabilities[i]) : found.probabilities
     before = found.asked
     fps = .9*fps + .1*1000/Math.max(1, now - last)
     last = now
-    if (stream === own && !$('freeze').hasAttribute('data-frozen')) show({ ...found, ...decide(found.asked, { ...found, probabilities: mean }) }, image, fps)
+    if (stream === own && !isFrozen()) show({ ...found, ...decide(found.asked, { ...found, probabilities: mean }) }, image, fps)
   }
 }
 function setCamera(given, why = '') {
@@ -316,7 +316,7 @@ async function toggleCamera() {
 }
 function freeze(frozen = true) {
   $('freeze').toggleAttribute('data-frozen', Boolean(frozen && stream))
-  $('freeze').textContent = $('freeze').hasAttribute('data-frozen') ? TEXT.go : TEXT.freeze
+  $('freeze').textContent = isFrozen() ? TEXT.go : TEXT.freeze
 }
 async function start() {
   await loadRuntime()
@@ -326,7 +326,7 @@ async function start() {
   document.addEventListener('paste', event => take([...event.clipboardData.files]))
   document.addEventListener('dragover', event => event.preventDefault())
   document.addEventListener('drop', event => { event.preventDefault(); take([...event.dataTransfer.files]) })
-  const acts = { camera: toggleCamera, freeze: () => freeze(!$('freeze').hasAttribute('data-frozen')), look: drawMap, csv: saveCsv }
+  const acts = { camera: toggleCamera, freeze: () => freeze(!isFrozen()), look: drawMap, csv: saveCsv }
   for (const [id, act] of Object.entries(acts)) $(id).addEventListener('click', async () => { try { await act() } catch (fault) { say(String(fault)) } })
   if (!$('model.onnx') && 'serviceWorker' in navigator) navigator.serviceWorker.register('worker.js')
   document.body.dataset.ready = 'yes'
