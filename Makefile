@@ -1,4 +1,4 @@
-# make run · make test · make lab · make race · make tune · make dashboard · make clean    (each builds .venv when it is not there)
+# make run · make test · make lab · make web · make race · make bundle · make tune · make dashboard · make clean    (each builds .venv when it is not there)
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLE := outputs/sample
@@ -8,7 +8,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
+.PHONY: run bundle web test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
@@ -65,6 +65,16 @@ race: .venv/installed
 	@mkdir -p outputs/race
 	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/race.ipynb outputs/race/race.ipynb -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),-p results results/race) 2>&1 | $(PLAIN)
 	$(if $(RECORD),$(MAKE) readme)
+
+# make bundle: train the model that comes with the package, on all photos of TACO; an hour; stopped, it goes on.
+bundle: .venv/installed
+	@mkdir -p outputs/bundle
+	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/bundle.ipynb outputs/bundle/bundle.ipynb -f configs/bundle/taco.yaml \
+	    -p record results/probe/student.json -p sorting results/sorting/taco-student.json 2>&1 | $(PLAIN)
+
+# make web: the page that classifies photos in a browser with the model of the package.
+web: .venv/installed
+	$(BIN)/lightweight page --out outputs/web
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

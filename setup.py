@@ -18,7 +18,7 @@ setup(
     license=cfg["license"], keywords=cfg["keywords"],
     long_description=(here / "README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
-    package_data={cfg["lib_name"]: ["configs/*/*", "templates/*"]},  # lightweight/configs is a link to configs/: the defaults work without a checkout
+    package_data={cfg["lib_name"]: ["configs/*/*", "templates/*", "bundled/*"]},  # lightweight/configs is a link to configs/: the defaults work without a checkout
     python_requires=">=" + cfg["min_python"],
     install_requires=lines("requirements"),
     extras_require={key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")},

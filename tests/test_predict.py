@@ -17,7 +17,7 @@ from test_house import ROOT
 from lightweight.data.coco import read_coco
 from lightweight.data.crops import read_manifest
 from lightweight.deploy.predict import list_folder
-from lightweight.deploy.runtime import Predictor
+from lightweight.deploy.runtime import Predictor, find_bundled
 from lightweight.data.sample import make_sample
 
 
@@ -92,6 +92,25 @@ def test_crops_get_the_answers_of_here(made, bare, name, options):
         ahead = sorted(answer.probabilities.values())[-1] - sorted(answer.probabilities.values())[-2]
         assert row["label"] == answer.label or ahead < 1e-2
     assert len({r["label"] for r in rows}) > 1, "a network that always says the same shows nothing"
+
+
+PHOTOS = ROOT.parent/"shared/data/taco_fullsize/batch_1"
+
+
+def test_the_model_of_the_package(made, bare):
+    "Without a model that of the package answers: it is in the wheel, agrees with its checkpoint in every runtime, and answers for real photos where there are some."
+    tested = predict(bare, "--self-test")
+    assert tested.returncode == 0 and {"waste.onnx", "waste.xml"} == {Path(line.split("  ")[0]).name for line in tested.stdout.splitlines()}, tested.stdout
+    photos = list_folder(PHOTOS if PHOTOS.exists() else made/"crops/valid").images[:10]
+    done, named = predict(bare, *photos), predict(bare, find_bundled().with_suffix(".onnx"), *photos)
+    assert done.returncode == 0 and done.stderr.startswith("lightweight predict: no model given; waste.xml of the package: Metal, ") and named.stderr == ""
+    rows, others = read_table(done.stdout), read_table(named.stdout)
+    assert [row["path"] for row in rows] == photos and all(row["label"] in find_classes(row) for row in rows)
+    for row, other in zip(rows, others, strict=True):
+        assert [float(row[c]) for c in row if c.startswith("p_")] == pytest.approx([float(other[c]) for c in row if c.startswith("p_")], abs=1e-3)
+
+
+def find_classes(row): return {name.removeprefix("p_") for name in row if name.startswith("p_")}
 
 
 def test_coco_file_comes_back_labelled(made, bare, tmp_path):

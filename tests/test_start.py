@@ -5,6 +5,7 @@ from test_house import ROOT
 from lightweight.stages.crop import CropSettings, crop
 from lightweight.compression.pruning import prune_blocks, prune_network
 from lightweight.core.records import hash_file
+from lightweight.deploy.runtime import find_bundled
 from lightweight.stages.train import TrainSettings, apply_preset, prepare_run, train
 from lightweight.training.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
 from lightweight.models.surgery import list_widths
@@ -63,3 +64,15 @@ def test_another_split_is_told(pruned, tmp_path):
     moved, lines = save_checkpoint(tmp_path/"moved.safetensors", network, info | dict(split="another")), []
     train(TrainSettings(start=str(moved), out=str(tmp_path/"run"), **QUICK), ROOT, say=lines.append)
     assert lines[0].startswith("start was trained on another split")
+
+
+def test_the_model_of_the_package_as_a_start(pruned, tmp_path):
+    "Body and normalisation are those of the package, the classifier is new; a network beside it is refused."
+    known, info = load_checkpoint(find_bundled().with_suffix(".safetensors"))
+    run = prepare_run(TrainSettings(preset="recommended", pretrained="waste", out=str(tmp_path/"run"), **QUICK), ROOT)
+    own = known.state_dict()
+    same = [name for name, value in run.network.state_dict().items() if name in own and own[name].shape == value.shape and own[name].equal(value)]
+    assert len(own) - len(same) <= 2 and run.info["mean"] == info["mean"] and not any(name.startswith("classifier") for name in same)
+    for given in (dict(network="sampler"), dict(cut=3)):
+        with pytest.raises(ValueError, match="pretrained = waste has its own network"):
+            prepare_run(TrainSettings(pretrained="waste", out=str(tmp_path/"run"), **given, **QUICK), ROOT)

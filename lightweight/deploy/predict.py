@@ -22,7 +22,7 @@ from ..data.annotation import (KINDS, derive_box, find_box_fault, find_entry_fau
                                          find_shape_fault, is_id, parse_coco)
 from ..data.image import (cut_box, fit_size, open_photo, read_box, read_frame, read_size,
                                     resolve_name, clamp_box)
-from .runtime import RUNTIMES, Predictor, self_test
+from .runtime import RUNTIMES, Predictor, find_bundled, self_test
 
 # %% ../../nbs/deploy/04_predict.ipynb #c036
 # Photo; preprocessed pixels, or None and why it cannot be classified; for a box of a COCO file, its position in the
@@ -243,8 +243,9 @@ def _write_answers(out, answers, args, predictor, document):
 def _make_parser():
     parser = argparse.ArgumentParser(PROG, description='Classify images with an exported file.', allow_abbrev=False)
     add = parser.add_argument
-    add('model', help='exported file: .onnx, .xml (OpenVINO), .pt (TorchScript), .pte (ExecuTorch)')
-    add('paths', nargs='*', help='images, folders of images, a COCO file (.json), or - for paths on standard input')
+    add('paths', nargs='*', metavar='[MODEL] PATH', help='an exported file, .onnx, .xml (OpenVINO), .pt (TorchScript) or .pte '
+        '(ExecuTorch; default: the model that comes with the package); then images, folders of images, a COCO file '
+        '(.json), or - for paths on standard input')
     add('--photos', metavar='ROOT', help='folder of the photos of a COCO file (default: the folder of the file)')
     add('--format', choices=('csv', 'json', 'coco'),
         help='output format (default: by the extension of --out, else coco for a COCO file, csv for images)')
@@ -257,9 +258,16 @@ def _make_parser():
     add('--precision', choices=('f32', 'bf16'), default='f32', help='precision of OpenVINO (default: %(default)s)')
     return parser
 
+def _take_model(args): # the first path, if it is one, becomes `args.model`; a path that does not exist, or ''
+    args.named = bool(args.paths) and (args.self_test or Path(args.paths[0]).suffix.lower() in RUNTIMES)
+    own = find_bundled()
+    args.model = args.paths.pop(0) if args.named else str(own.parent if args.self_test else own)
+    return next((p for p in args.paths[:1] if p not in ('', '-') and not (args.named or os.path.lexists(p))), '')
+
 def _parse_arguments(argv):
     "Parse the command line; contradictory options end with exit code 2. `coco` is the COCO file or None."
     args = (parser := _make_parser()).parse_intermixed_args(argv)
+    lost = _take_model(args)
     documents = [p for p in args.paths if p.lower().endswith('.json') and not os.path.isdir(p)]
     suffix, args.coco = os.path.splitext(args.out or '')[1].lower(), next(iter(documents), None)
     args.stream = '-' in args.paths
@@ -268,7 +276,8 @@ def _parse_arguments(argv):
     args.format = args.format or default
     if args.stream: args.batch = 1
     faults = [('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
-              (args.self_test == bool(args.paths), 'give a model and paths, or --self-test and a model'),
+              (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
+              (lost, f'{lost}: there is no such file or folder (a model ends in {", ".join(RUNTIMES)})'),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
               ((args.stream or documents) and len(args.paths) > 1, '- and a COCO file must be the only path'),
               (args.photos and not args.coco, '--photos belongs to a COCO file'),
@@ -340,6 +349,7 @@ def _answer_all(args):
         warnings.simplefilter('always', UserWarning)
         predictor = Predictor(args.model, args.threads, args.precision)
     for warning in differences: _print(warning.message)
+    if not args.named: _print(f'no model given; {Path(args.model).name} of the package: {", ".join(predictor.classes)}')
     jobs, total = _list_jobs(args, predictor, document)
     items = _run_jobs(jobs, 0 if args.stream else args.threads)
     printed = args.stream or (sys.stdout.isatty() and not args.out)                  # the output shows the progress

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEY', 'NOT_SURE', 'STRANGE', 'VERSION', 'RUNTIMES', 'Prediction', 'list_parts', 'check_answers', 'Model',
-           'open_model', 'Predictor', 'pack_examples', 'compare_examples', 'self_test']
+           'find_bundled', 'open_model', 'Predictor', 'pack_examples', 'compare_examples', 'self_test']
 
 # %% ../../nbs/deploy/01_runtime.ipynb #c003
 import json, os, time, warnings
@@ -13,6 +13,7 @@ from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import get_args
@@ -267,13 +268,17 @@ class Model:
     def __repr__(self):
         return f"Model({str(self.path)!r}, {self.runtime}, {self.precision}, {', '.join(self.info['classes'])})"
 
+def find_bundled()->Path:
+    "Find the model that comes with the package, in the format of the fastest runtime that is installed."
+    return Path(__file__).parents[1]/'bundled'/('waste.xml' if find_spec('openvino') else 'waste.onnx')
+
 def open_model(
-    path:str|Path, # .onnx, .xml (with .bin beside it), .pt or .pte (with .pte.json beside it)
+    path:str|Path|None=None, # None: the model that comes with the package; .onnx, .xml (with .bin beside it), .pt or .pte (with .pte.json beside it)
     n_threads:int=1, # threads of the runtime
     precision:str='f32', # f32, or bf16 (OpenVINO only, used if the processor supports it)
 )->Model: # call it with images; .info (metadata), .runtime, .precision (in use)
     "Open an exported file."
-    path, said = Path(path), []
+    path, said = find_bundled() if path is None else Path(path), []
     _check_options(path, n_threads, precision)
     runtime, opener = RUNTIMES[path.suffix.lower()]
     try:
@@ -303,7 +308,7 @@ def _to_photo(image):
 class Predictor:
     "Classify photos with an exported file. Not thread-safe."
     def __init__(self,
-        path:str|Path|Callable, # see `open_model`; or a model that is open
+        path:str|Path|Callable|None=None, # see `open_model`; or a model that is open
         n_threads:int=1, # threads of the runtime
         precision:str='f32', # f32, or bf16 for OpenVINO
     ):

@@ -17,7 +17,7 @@ from ..core.console import run_command
 from ..core.files import check_unedited, claim_folder, write_atomically, write_sealed
 from ..core.records import hash_data, hash_file, read_record
 from ..core.settings import find_root
-from .runtime import open_model
+from .runtime import find_bundled, open_model
 
 # %% ../../nbs/deploy/08_web.ipynb #ndcb366d
 _package = 'onnxruntime-web@1.30.0'
@@ -108,14 +108,14 @@ def main(argv:list[str]|None=None)->int: # 0: done; 2: invalid arguments or file
     parser = argparse.ArgumentParser('lightweight page', allow_abbrev=False, description='Write a web page that classifies '
                                      'photos with an exported file, on the device of its user.')
     add = parser.add_argument
-    add('model', help='exported file: .onnx')
+    add('model', nargs='?', help='exported file: .onnx (default: the model that comes with the package)')
     add('--out', required=True, metavar='DIR', help='folder of the page; an earlier, unedited page there is replaced')
     add('--single', action='store_true', help='one file, DIR/index.html, which opens by double click')
     add('--record', default='', metavar='FILE', help='record of lightweight evaluate; the page shows its macro-F1')
     args = parser.parse_args(argv)
     if '' in (args.model, args.out): parser.error('a path is empty')
     def work():
-        index = make_page(args.model, args.out, args.single, args.record)
+        index = make_page(args.model or find_bundled().with_suffix('.onnx'), args.out, args.single, args.record)
         print(index if args.single else f'{index}; try: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(args.out)}')
         return 0
     return run_command(parser.prog, work, (ImportError,))

@@ -16,16 +16,17 @@ from pydantic import Field
 
 from ..core.files import claim_folder
 from ..core.records import check_record_place, hash_file, start_record, write_record
-from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, settings_main
+from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, resolve_path
+from ..core.settings import settings_main
 from ..data.cache import load_images
-from ..data.crops import read_crops_info
+from ..data.crops import read_crops_info, read_manifest
 from ..data.loaders import keep_memory
 from ..deploy.formats import (Limits, check_export, draw_examples, export_formats, list_own_files,
                                         make_deployable, make_metadata, measure_centres, predict_reference, read_table,
                                         to_pixels)
 from ..metrics.metrics import tabulate_probabilities
 from ..metrics.purity import fit_temperature, scale_probabilities
-from ..training.checkpoint import load_checkpoint, open_split
+from ..training.checkpoint import load_checkpoint, open_split, predict_images
 
 # %% ../../nbs/export.ipynb #c006
 class ExportSettings(Settings):
@@ -46,6 +47,7 @@ class ExportSettings(Settings):
     n_threads:int = Field(1, ge=1, le=256, description='CPU threads of the runtimes during the check')
     licence:str = Field('Apache-2.0', description='licence of weights and training data, written into each file')
     examples:int = Field(4, ge=0, le=100, description='valid crops stored in each file for its self-test; 0: none')
+    examples_from:ReadPath = Field('', description='crop folder of these crops (default: crops)')
     record:WritePath = Field('', description='second path for the record, such as results/NAME.json (default: none)')
 
 # %% ../../nbs/export.ipynb #c008
@@ -64,6 +66,14 @@ def _make_check(network, info, rows, centres):
     check = partial(check_export, images=to_pixels(images), reference=probs, targets=targets, strangeness=strangeness)
     return pd.concat([rows, tabulate_probabilities(probs, info['classes'])], axis=1), check, temperature
 
+def _take_examples(s, store, network, info, temperature, check, limits): # images for the self-test of the files
+    images, probs = check.keywords['images'], check.keywords['reference']
+    if store:
+        images = load_images([store/crop for crop in read_manifest(store, 'valid').crop], info['img_size'], info['resize'])
+        probs = scale_probabilities(predict_images(network, images, info['mean'], info['std']), temperature)
+        images = to_pixels(images)
+    return draw_examples(images, probs, limits, s.examples)
+
 def set_limits(s:ExportSettings)->dict[str, Limits]: # by number format
     "Collect the limits of the check for each number format."
     exact = Limits(s.max_difference, s.agreement, s.macro_f1)
@@ -76,13 +86,13 @@ def _check_rivals(s, folder): # refuse a comparison of speed without the file to
         if (plain := name.removesuffix('-int8')) not in known:
             raise SettingsError(f'formats: {name} has no {plain} to compare with; add it, or set faster to false')
 
-def _write_all(s, store, network, own, checkpoint, folder):
+def _write_all(s, store, shown, network, own, checkpoint, folder):
     "Write and check the files; their rows, the crops of the check, and the metadata."
     crops = open_split(store, own, 'train')
     centres = _find_centres(network, own, crops)
     valid, check, temperature = _make_check(network, own, open_split(store, own), centres)
     deployable, limits = make_deployable(network, own, centres, temperature), set_limits(s)
-    examples = draw_examples(check.keywords['images'], check.keywords['reference'], limits, s.examples)
+    examples = _take_examples(s, shown, network, own, temperature, check, limits)
     cutting = read_crops_info(store)['settings']
     info = make_metadata(network, own, cutting, hash_file(checkpoint), s.licence, examples=examples,
                          temperature=temperature)
@@ -107,9 +117,10 @@ def export(
     network, own = load_checkpoint(checkpoint)
     _check_rivals(s, folder)
     if s.record: check_record_place(root/s.record, 'export', s.model_dump())
-    store = root/(s.crops or own['crops'])
+    store, shown = root/(s.crops or own['crops']), s.examples_from and resolve_path(s.examples_from, root)
+    if shown: read_crops_info(shown)
     with claim_folder(folder, 'export', list_own_files(), s.list_reads(root) | dict(crops=store), root, 'run'):
-        rows, valid, info = _write_all(s, store, network, own, checkpoint, folder)
+        rows, valid, info = _write_all(s, store, shown, network, own, checkpoint, folder)
         metrics = dict(variants=rows, n_valid=len(valid), network=info['name'], parameters=info['parameters'],
                        img_size=info['img_size'])
         record = make(metrics, dict(split=own['split'], checkpoint=info['checkpoint']), seed=own['settings']['seed'])

@@ -26,6 +26,7 @@ from ..data.augment import DataSettings
 from ..data.crops import name_crops, read_crops_info, read_manifest
 from ..data.loaders import list_categories, make_dataloaders
 from ..deploy.formats import list_own_files as _list_exports
+from ..deploy.runtime import find_bundled
 from ..models.build import build_network, normalization, resolve_network
 from ..models.complexity import describe_network
 from ..training.autotune import precision_callbacks, resolve_auto
@@ -36,7 +37,8 @@ from ..training.probe import Probe, predict_out_of_fold, is_probe, refit_probe
 from ..training.trackers import TRACKER_FILES, check_tracker, follow_run
 
 # %% ../../nbs/train.ipynb #c006
-_of_network = ('network', 'cut', 'head_width', 'pretrained', 'dropout', 'labels')
+_of_bundled = ('network', 'cut', 'head_width')
+_of_network = (*_of_bundled, 'pretrained', 'dropout', 'labels')
 
 class TrainSettings(DataSettings, TrainingSettings):
     "Train a network on the train crops; keep the epoch with the highest macro-F1 on the valid crops (see refit)."
@@ -46,7 +48,8 @@ class TrainSettings(DataSettings, TrainingSettings):
         'auto', description='recipe for options that are not set; auto: recommended for crops of your own')
     network:ReadPath = Field('mobilenetv3_mini', description='built-in name, YAML file, timm:NAME or torchvision:NAME')
     cut:int|None = Field(None, ge=1, description='keep only the stem and this many blocks (default: none, all blocks)')
-    pretrained:bool|ReadPath = Field(False, description='ImageNet (true) or random weights (false), or a weights file')
+    pretrained:bool|ReadPath = Field(False, description='start from ImageNet (true), from the model of the package '
+                                     '(waste), from a weights file, or from random weights (false)')
     start:ReadPath = Field('', description='model.safetensors to fine-tune, with its own network (default: none)')
     head_width:int|None = Field(None, ge=1, description='channels of a 1x1 convolution before pooling (cut networks)')
     dropout:float = Field(0.0, ge=0, lt=1, description='dropout probability before the classifier')
@@ -82,10 +85,11 @@ class TrainSettings(DataSettings, TrainingSettings):
     sees_valid = property(lambda self: self.refit and self.epochs + self.freeze_epochs > 0) # a network, not a probe
 
     def read_preset(self)->dict: # option → value
-        "Read the values of the preset, without those of the network if `start` has its own."
+        "Read the values of the preset, without those of the network if `start` or `pretrained` has its own."
         if self.preset in ('auto', 'none'): return {}
         values = read_yaml(resolve_path(f'configs/presets/{self.preset}.yaml', find_root()))
-        return {k: v for k, v in values.items() if not (self.start and k in _of_network)}
+        own = _of_network if self.start else _of_bundled if self.pretrained == 'waste' else ()
+        return {k: v for k, v in values.items() if k not in own}
 
     def changed(self):
         "The values that differ from their defaults, and all that the preset covers: they repeat the run."
@@ -134,19 +138,30 @@ def _load_start(s, root, classes):
     if list(classes) != info['classes']:
         names = [', '.join(c) for c in (info['classes'], classes)]
         raise ValueError(f'start = {s.start} was trained on the classes {names[0]}; the crops have {names[1]}')
-    runs.check_unseen(info, f'start = {s.start}')
+    if not s.sees_valid: runs.check_unseen(info, f'start = {s.start}')
     if info.get('categories') not in (None, list_categories(read_manifest(root/s.crops))[2]):
         raise ValueError(f'start = {s.start}: it has learnt other categories than the crops have')
     start = dict(checkpoint=hash_file(path), split=info['split'], img_size=info['img_size'])
     return runs.load_checkpoint(path)[0], info['mean'], info['std'], dict(start=start)
 
+def _load_bundled(s, classes, class_of):
+    "The network of the model that comes with the package and its normalisation, with a new classifier."
+    changed, path = s.changed(), find_bundled().with_suffix('.safetensors')
+    if given := next((k for k in _of_bundled if k in changed), None):
+        raise ValueError(f'{given} = {changed[given]!r}: pretrained = {s.pretrained} has its own network; leave {given} out')
+    info = runs.read_checkpoint_info(path)
+    own = {k: info['recipe'][k] for k in ('name', 'cut', 'head_width')}
+    network = build_network(**own, n_classes=len(classes), pretrained=path, dropout=s.dropout or None, class_of=class_of)
+    return network, info['mean'], info['std'], {}
+
 def _make_network(s, root, classes): # the network, mean and std of its pixels, and metadata about its origin
     if s.start: return _load_start(s, root, classes)
+    class_of = list_categories(read_manifest(root/s.crops))[1] if s.labels == 'categories' else []
+    finer = class_of if len(class_of) > len(classes) else None
+    set_seed(s.seed)
+    if s.pretrained == 'waste': return _load_bundled(s, classes, finer)
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     mean, std = normalization(resolve_network(s.network, root))
-    class_of = list_categories(read_manifest(root/s.crops))[1] if s.labels == 'categories' else []
-    set_seed(s.seed)
-    finer = class_of if len(class_of) > len(classes) else None
     return build_from(s, len(classes), root, pretrained, finer), mean, std, {}
 
 def find_teacher(
