@@ -12,12 +12,13 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torch.nn.modules.module import register_module_forward_hook
 
 import lightweight.evaluation.result_plots as report
 from ..core.console import track
 from .data_plots import plot_examples
+from ..models.build import cut_centre, read_crop_pct
 from ..metrics.metrics import (bin_confidence, calibration_error, compute_metrics, confusion, macro_f1,
                                          tabulate_sizes)
 from ..metrics.purity import (accept, measure_confidence, order_mix, risk_coverage, share_interval,
@@ -84,7 +85,10 @@ def _grad_cam(network, images, mean, std, numbers=None, bs=32): # (n, size, size
     asked = [None]*len(images) if numbers is None else torch.as_tensor(numbers).to(device).split(bs)
     batches = zip(normalize_images(images, mean, std, device, bs), asked)
     heat = torch.cat([_heat(network, x, n) for x, n in batches])
-    heat = interpolate(heat, images.shape[-2:], mode='bilinear', align_corners=False)[:, 0].cpu()
+    size, side = images.shape[-1], cut_centre(images, read_crop_pct(network)).shape[-1]
+    k = (size - side)//2                                             # around the centre that the network uses, zeros
+    heat = interpolate(heat, (side, side), mode='bilinear', align_corners=False)[:, 0].cpu()
+    heat = pad(heat, (k, size - side - k)*2)
     return (heat/heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
 
 # %% ../../nbs/evaluation/05_analysis.ipynb #gc021

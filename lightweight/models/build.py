@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET', 'LITE0', 'list_networks', 'resolve_network', 'split_name', 'Part', 'normalization', 'CutNetwork',
-           'split_blocks', 'FeatureNetwork', 'load_weights', 'learn_categories', 'build_network']
+           'split_blocks', 'cut_centre', 'FeatureNetwork', 'load_weights', 'learn_categories', 'build_network',
+           'keep_centre', 'read_crop_pct']
 
 # %% ../../nbs/models/03_build.ipynb #c002
 import difflib
@@ -150,6 +151,16 @@ def _describe_blocks(maps, size): # mean and standard deviation of the maps at 1
     deep = [m for m in maps if int(m.shape[-1])*12 <= size]       # 12: the sides of maps are rounded up
     return [f for m in deep for f in (m.mean((2, 3)), (m.var((2, 3), correction=0) + 1e-6).sqrt())]
 
+def cut_centre(
+    images:torch.Tensor, # (n, channels, side, side)
+    crop_pct:float, # share of the side
+)->torch.Tensor: # (n, channels, smaller side, smaller side)
+    "Cut the centre out of images."
+    size = int(images.shape[-1])
+    side = int(size*crop_pct + .5)
+    k = (size - side)//2
+    return images[..., k:k + side, k:k + side]
+
 class FeatureNetwork(Block):
     "Pooled features of several views of one image, followed by a classifier."
     def __init__(self,
@@ -170,10 +181,8 @@ class FeatureNetwork(Block):
 
     def look(self, x:torch.Tensor, part:Part)->torch.Tensor: # (n, 3, side, side) → (n, 3, size, size)
         "Cut the view of a part out of a batch."
-        side = int(int(x.shape[-1])*part.view + .5)
-        top, left = (x.shape[-2] - side)//2, (x.shape[-1] - side)//2
-        x = x[:, :, top:top + side, left:left + side]
-        return x if side == part.size else F.interpolate(x, (part.size,)*2, mode='bilinear')
+        x = cut_centre(x, part.view)
+        return x if int(x.shape[-1]) == part.size else F.interpolate(x, (part.size,)*2, mode='bilinear')
 
     def compute(self, x:torch.Tensor, net:nn.Module, part:Part)->torch.Tensor: # (n, 3, size, size) → (n, width)
         "Compute the pooled features of a view."
@@ -347,3 +356,24 @@ def build_network(
     if class_of: learn_categories(net, class_of)
     net.recipe = dict(name=name, n_classes=n_classes, **settings) | ({'class_of': class_of} if class_of else {})
     return net
+
+# %% ../../nbs/models/03_build.ipynb #ne3a20bf
+class _KeepCentre: # a hook before the forward pass: in evaluation mode the network sees the centre of its images
+    def __init__(self, share): self.share = share
+    def __call__(self, net, given):
+        if net.training: return None
+        return (cut_centre(given[0], self.share),)
+
+def keep_centre(
+    net:nn.Module, # changed in place
+    crop_pct:float, # share of the side, at the centre, that is used in evaluation mode; 1: all
+)->nn.Module: # the same network
+    "Let a network use the centre of its images in evaluation mode; in training mode it uses all of an image."
+    for key, hook in list(net._forward_pre_hooks.items()):
+        if isinstance(hook, _KeepCentre): del net._forward_pre_hooks[key]
+    if crop_pct < 1: net.register_forward_pre_hook(_KeepCentre(crop_pct))
+    return net
+
+def read_crop_pct(net:nn.Module)->float: # 1: all
+    "The share of the side that a network uses in evaluation mode."
+    return next((hook.share for hook in net._forward_pre_hooks.values() if isinstance(hook, _KeepCentre)), 1.)

@@ -27,7 +27,7 @@ from ..data.crops import name_crops, read_crops_info, read_manifest
 from ..data.loaders import list_categories, make_dataloaders
 from ..deploy.formats import list_own_files as _list_exports
 from ..deploy.runtime import find_bundled
-from ..models.build import build_network, normalization, resolve_network
+from ..models.build import build_network, keep_centre, normalization, resolve_network
 from ..models.complexity import describe_network
 from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.distributed import join_world, run_folder, share_training
@@ -190,6 +190,7 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
     _check_seen(s, known)
     if s.teacher_view == 'same':
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
+        keep_centre(teacher.network, 1)        # training images have been zoomed
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
         if mirror and is_probe(known):
@@ -212,6 +213,7 @@ def prepare_run(
     if s.precision != 'auto': precision_callbacks(s.precision, device)
     teacher = find_teacher(s, root)
     network, mean, std, origin = _make_network(s, root, crops['classes'])
+    keep_centre(network, s.crop_pct)
     if s.probe and (not isinstance(network.classifier, nn.Linear) or network.classifier.bias is None):
         raise ValueError(f'probe = true: the classifier of {s.network} is not a linear layer with a bias')
     set_seed(s.seed)
@@ -225,6 +227,7 @@ def prepare_run(
     if 'class_of' in network.recipe: info['categories'] = list_categories(dls.manifest)[2]
     if teacher: info['teacher'] = hash_file(teacher)
     if s.sees_valid: info['refit'] = True
+    if s.crop_pct < 1: info['crop_pct'] = s.crop_pct
     cbs = [_make_distillation(s, root, teacher, dls, info)] if teacher else []
     probe = Probe(root/s.crops, info) if s.probe else None
     return SimpleNamespace(dls=dls, network=network, loss=loss, info=info, cbs=cbs, probe=probe)

@@ -31,6 +31,7 @@ from ..core.records import parse_fields, write_record
 from ..core.settings import StageStopped
 from ..data.crops import read_crops_info, read_manifest
 from ..metrics.metrics import bootstrap_interval, compute_metrics, tabulate_probabilities
+from ..models.build import keep_centre
 from ..models.surgery import rebuild_network
 
 # %% ../../nbs/training/02_checkpoint.ipynb #c020
@@ -75,7 +76,7 @@ def load_checkpoint(path:str|Path)->tuple[nn.Module, dict]: # the network in eva
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as e:
         why = ' '.join(str(e).replace(f'{path}: ', '').split())
         raise ValueError(f'{path}: recipe and weights do not make a network: {why:.300}') from e
-    return network.eval(), info
+    return keep_centre(network, info.get('crop_pct', 1)).eval(), info
 
 def normalize_images(
     images:torch.Tensor, # (n, 3, size, size), uint8

@@ -216,7 +216,7 @@ def make_learner(
     own = [probe]*(probe is not None)
     if isinstance(getattr(network, 'classifier', None), CategoryLinear): own += [_LearnCategories(network.classifier)]
     if s.freeze_bn: own += [_FreezeStatistics()]
-    if s.progressive: own += [ProgressiveResizing(info['img_size'], s.epochs)]
+    if s.progressive: own += [ProgressiveResizing(int(info['img_size']*info.get('crop_pct', 1) + .5), s.epochs)]
     progress = [_ShowProgress(keeper.n_epochs, say)] if bar else []
     cbs = [*precision_callbacks(s.precision, dls.device), keeper, *own, *average, *mix,
            *[ChannelsLast()]*s.channels_last, _StopAtNaN(), saver, *progress, *cbs]
