@@ -1,13 +1,17 @@
 "A run that starts from a checkpoint: a pruned network is trained on, and what cannot be together is refused."
 import pytest
+import torch
 from test_house import ROOT
 
 from lightweight.stages.crop import CropSettings, crop
 from lightweight.compression.pruning import prune_blocks, prune_network
 from lightweight.core.records import hash_file
-from lightweight.deploy.runtime import find_bundled
+from lightweight.deploy.runtime import find_bundled, open_model
+from lightweight.metrics.purity import scale_probabilities
+from lightweight.models.build import keep_centre
+from lightweight.stages.export import ExportSettings, export
 from lightweight.stages.train import TrainSettings, apply_preset, prepare_run, train
-from lightweight.training.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
+from lightweight.training.checkpoint import load_checkpoint, predict_images, read_checkpoint_info, save_checkpoint
 from lightweight.models.surgery import list_widths
 
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
@@ -76,3 +80,16 @@ def test_the_model_of_the_package_as_a_start(pruned, tmp_path):
     for given in (dict(network="sampler"), dict(cut=3)):
         with pytest.raises(ValueError, match="pretrained = waste has its own network"):
             prepare_run(TrainSettings(pretrained="waste", out=str(tmp_path/"run"), **given, **QUICK), ROOT)
+
+
+def test_the_centre_is_used_in_the_checkpoint_and_in_the_files(pruned, tmp_path):
+    "With `crop_pct` a checkpoint and its files take whole crops and answer like the plain network for their centre; so does a run that starts from it."
+    train(TrainSettings(start=str(pruned), crop_pct=0.75, out=str(tmp_path/"run"), **QUICK), ROOT, say=lambda line: None)
+    network, info = load_checkpoint(tmp_path/"run/model.safetensors")
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    kept = predict_images(network, images, info["mean"], info["std"])
+    plain = predict_images(keep_centre(network, 1), images[..., 4:28, 4:28], info["mean"], info["std"])
+    assert info["crop_pct"] == 0.75 and kept == pytest.approx(plain, abs=1e-5)
+    export(ExportSettings(run=str(tmp_path/"run"), formats=["onnx"]), ROOT)
+    model = open_model(tmp_path/"run/export/model.onnx")
+    assert model(images.permute(0, 2, 3, 1).numpy()) == pytest.approx(scale_probabilities(kept, model.info["temperature"]), abs=1e-3)
