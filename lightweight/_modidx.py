@@ -946,6 +946,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'lightweight/deploy/monitor.py'),
                                             'lightweight.deploy.monitor._estimate_mix': ( 'deploy/monitor.html#_estimate_mix',
                                                                                           'lightweight/deploy/monitor.py'),
+                                            'lightweight.deploy.monitor._import_tools': ( 'deploy/monitor.html#_import_tools',
+                                                                                          'lightweight/deploy/monitor.py'),
                                             'lightweight.deploy.monitor._monitor': ( 'deploy/monitor.html#_monitor',
                                                                                      'lightweight/deploy/monitor.py'),
                                             'lightweight.deploy.monitor._parse_row': ( 'deploy/monitor.html#_parse_row',

@@ -13,7 +13,7 @@ from lightweight.deploy.monitor import Reference, check_window, main, read_refer
 
 INFO = dict(classes=["blue", "green", "red"], img_size=8, resize="squish", context=.1, square=True)
 CLASSES = INFO["classes"]
-REFERENCE = dict(n=600, n_photos=300, not_sure=.3, strange=None, histogram=[0]*10 + [.1]*10, confusion=[[180, 10, 10], [10, 180, 10], [10, 10, 180]])
+REFERENCE = dict(n=600, n_photos=310, n_groups=300, not_sure=.3, strange=None, histogram=[0]*10 + [.1]*10, confusion=[[180, 10, 10], [10, 180, 10], [10, 10, 180]])
 CHOSEN = dict(checkpoint="ab", purity=.9, confidence=.95, strange=None, thresholds=dict(blue=.8, green=.8, red=None))
 COMMAND = [sys.executable, "-c", "import sys; from lightweight.deploy.monitor import main; sys.exit(main())"]
 
@@ -121,10 +121,33 @@ def test_predictions_that_are_none(model, tmp_path, capsys, text, message):
     assert out == "" and message in err and "p.csv" in err and len(err.splitlines()) == 1, err
 
 
+@pytest.mark.parametrize("plot, gone, message", [
+    ("new/x.jpg", "", "--plot {}: expected FILE.png"), ("mine.png", "", "--plot = {}: this file is there and was not made by this command"), ("folder.png", "", "--plot = {}: this is a folder"),
+    ("mine.png/x.png", "", "mine.png is a file, not a folder"), ("p.csv", "", "expected FILE.png"), ("x.png", "matplotlib.pyplot", "--plot: import of matplotlib.pyplot halted"),
+    (None, "scipy.stats", "lightweight monitor: import of scipy.stats halted")])
+def test_all_is_checked_before_the_stream_is_read(model, tmp_path, monkeypatch, capsys, plot, gone, message):
+    "A stream may last for days: what its picture needs is there before its first line is read."
+    class Unread:
+        def __iter__(self): raise AssertionError("read")
+        read = readline = __next__ = __iter__
+    monkeypatch.setattr(sys, "stdin", Unread())
+    (tmp_path/"mine.png").write_text("mine")
+    (tmp_path/"folder.png").mkdir()
+    if gone:
+        monkeypatch.setitem(sys.modules, gone, None)
+        monkeypatch.delitem(sys.modules, "lightweight.evaluation.plots", raising=False)
+    path = plot if plot is None else tmp_path/plot
+    try: code = main([str(model), "-", *([] if plot is None else ["--plot", str(path)])])
+    except SystemExit as stop: code = stop.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "") and message.format(path) in err, err
+    assert sorted(f.name for f in tmp_path.rglob("*")) == ["folder.png", "mine.png"] and (tmp_path/"mine.png").read_text() == "mine"
+
+
 @pytest.mark.parametrize("calibration, message", [
     (None, "it is not calibrated; run lightweight calibrate RUN"),
     *((CHOSEN | dict(reference=REFERENCE | change), message) for change, message in (
-        (dict(n_photos=0), "n_photos: expected a number from 1"), (dict(n_photos="many"), "invalid metadata: calibration"), (dict(not_sure=2), "expected shares from 0 to 1"),
+        (dict(n_groups=0), "n_groups: expected a number from 1"), (dict(n_groups="many"), "invalid metadata: calibration"), (dict(not_sure=2), "expected shares from 0 to 1"),
         (dict(histogram=[]), "histogram: expected 20 shares"), (dict(histogram=[-1] + [0]*18 + [2]), "a number below 0"), (dict(histogram=3), "invalid metadata: calibration"),
         (dict(confusion=[[1, 2], [3, 4]]), "confusion: expected 3 rows of 3 counts"), (dict(confusion=[[0]*3]*3), "confusion: expected"))),
 ])

@@ -11,6 +11,7 @@ import argparse, csv, json, os, sys, warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ N_BINS = 20 # of the histogram
 class Reference(NamedTuple):
     "Predictions in calibration."
     classes:list[str] # in the order of the class numbers
-    n:int # photos; counts as the number of independent crops
+    n:int # groups of photos of one scene; counts as the number of independent crops
     shares:dict[str, float] # 'not sure', and 'strange' if the file has a limit → share of the crops
     histogram:np.ndarray # shares of the largest probability, (20,)
     confusion:np.ndarray # counts, row true class, column predicted class
@@ -44,7 +45,7 @@ class Reference(NamedTuple):
 
 def _check_reference(r): # raise an error that names what is wrong
     k = len(r.classes)
-    rules = {'n_photos: expected a number from 1': r.n >= 1,
+    rules = {'n_groups: expected a number from 1': r.n >= 1,
              'not_sure, strange: expected shares from 0 to 1': all(0 <= share <= 1 for share in r.shares.values()),
              f'histogram: expected {N_BINS} shares': len(r.histogram) == N_BINS and abs(r.histogram.sum() - 1) < .01,
              f'confusion: expected {k} rows of {k} counts': r.confusion.shape == (k, k) and r.confusion.sum() > 0}
@@ -61,7 +62,8 @@ def read_reference(
         held = info['calibration']['reference']
         shares = {'not sure': held['not_sure'], 'strange': held.get('strange')}
         numbers = (np.array(held[name], float) for name in ('histogram', 'confusion'))
-        reference = Reference(info['classes'], int(held['n_photos']),
+        n_groups = held['n_groups'] if 'n_groups' in held else held['n_photos']    # which were groups in older files
+        reference = Reference(info['classes'], int(n_groups),
                               {name: float(v) for name, v in shares.items() if v is not None}, *numbers)
         _check_reference(reference)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -241,6 +243,11 @@ def _check_plot(args):
     check_file(args.plot, lambda path: path.is_file() and has_seal(path), reads, '--plot')
     check_writable(args.plot, '--plot')
 
+def _import_tools(plot): # before a crop is read; the tests need SciPy
+    for name, given in (('scipy.stats', 'lightweight monitor'), *[('lightweight.evaluation.plots', '--plot')]*bool(plot)):
+        try: import_module(name)
+        except ImportError as e: raise ImportError(f"{given}: {e}; pip install 'lightweight[train]'") from e
+
 def _write_plot(path, windows, reference):
     from lightweight.evaluation.plots import save_results
     out = Path(os.path.realpath(path))
@@ -250,6 +257,7 @@ def _write_plot(path, windows, reference):
 def _monitor(args):
     "Report every window; return whether there was an alarm."
     if args.plot: _check_plot(args)
+    _import_tools(args.plot)
     reference = read_reference(args.model, open_model(args.model).info)
     kept, n, alarms = deque(maxlen=1000), 0, 0
     try:
@@ -259,7 +267,7 @@ def _monitor(args):
             print(describe(window, reference), flush=True)
     finally:
         if args.plot and kept: _write_plot(args.plot, kept, reference)
-    print(f"{n:,} crops: {alarms or 'no'} alarm{'s'*(alarms > 1)}, compared with {reference.n:,} photos of calibration")
+    print(f"{n:,} crops: {alarms or 'no'} alarm{'s'*(alarms > 1)}, compared with {reference.n:,} groups of photos of calibration")
     return alarms > 0
 
 def main(argv:list[str]|None=None)->int: # 0: no alarm; 1: an alarm; 2: invalid arguments or files

@@ -115,7 +115,7 @@ def _measure_share(name, right, photos): # a share and its interval; None withou
     return dict(zip((name, f'{name}_low', f'{name}_high'), values))
 
 def _judge_class(right, taken, true, photos): # purity of what is taken, recovery of what is true, with their counts
-    counts = dict(n=int(true.sum()), n_accepted=int(taken.sum()), n_photos=len(pd.unique(photos[taken])))
+    counts = dict(n=int(true.sum()), n_accepted=int(taken.sum()), n_groups=len(pd.unique(photos[taken])))
     purity = _measure_share('purity', right[taken], photos[taken])
     return purity | _measure_share('recovery', right[true], photos[true]) | counts
 
@@ -127,7 +127,7 @@ def _judge_promise(right, photos, purity): # right: of the accepted crops
 def judge_promises(
     targets:np.ndarray, # true class numbers, shape (n,)
     probs:np.ndarray, # (n, n_classes), of the file for which the thresholds were chosen
-    photos:np.ndarray, # photo of each crop, shape (n,)
+    photos:np.ndarray, # photo, or group of photos, of each crop, shape (n,)
     promises:dict, # purity, confidence, thresholds (class → threshold or None), mix (class → share, or None)
     strange:np.ndarray|None=None, # whether each crop is above the limit of strangeness, shape (n,); default: none is
 )->dict: # per_class, overall, not_sure (share of the crops), n, and the promises but for their thresholds

@@ -95,7 +95,7 @@ def tabulate_promises(rows:list[dict])->pd.DataFrame: # `per_class` of `judge_pr
     "Make a table of promises on test crops; intervals are in brackets."
     return pd.DataFrame([{'class': r['class'], 'threshold': r['threshold'], 'purity (95 %)': _write_share(r, 'purity'),
                           'recovery (95 %)': _write_share(r, 'recovery'), 'crops': r['n'], 'accepted': r['n_accepted'],
-                          'photos': r['n_photos'], 'promise': r['verdict']}
+                          'groups': r['n_groups'], 'promise': r['verdict']}
                          for r in rows]).astype(dict(threshold=float))
 
 # %% ../../nbs/evaluation/04_page.ipynb #c035

@@ -65,12 +65,12 @@ def _find_start(kish, purity, confidence): # index of the first threshold to tes
 def find_threshold(
     scores:np.ndarray, # probability of the class, for the crops predicted as it, shape (n,)
     right:np.ndarray, # whether they belong to the class, bool, shape (n,)
-    photos:np.ndarray, # photo of each crop, shape (n,)
+    photos:np.ndarray, # photo, or group of photos, of each crop, shape (n,)
     purity:float, # to be promised, between 0 and 1
     confidence:float, # of the promise, between 0 and 1
 )->tuple[float|None, str]: # the threshold, or None and the reason
     "Find the lowest threshold, in a fixed sequence of tests, whose purity can be promised."
-    needed, n_photos = count_needed(purity, confidence), len(pd.unique(photos))
+    needed, n_groups = count_needed(purity, confidence), len(pd.unique(photos))
     missing = f'needs at least {needed} accepted crops without an error, has '
     if not len(scores): return None, missing + '0'
     order = np.argsort(-scores, kind='stable')
@@ -79,7 +79,7 @@ def find_threshold(
     ends = _list_ends(scores)
     start = _find_start(kish[ends], purity, confidence)
     if start is None:
-        return None, missing + f'{int(kish[ends].max() + 1e-9)} ({len(scores)} crops of {n_photos} photos)'
+        return None, missing + f'{int(kish[ends].max() + 1e-9)} ({len(scores)} crops of {n_groups} groups)'
     ends = ends[start:]
     n = np.floor(effective[ends] + 1e-9)
     errors = np.ceil(n*wrong.cumsum()[ends]/(ends + 1) - 1e-9)
@@ -125,7 +125,7 @@ def accept(
 def promise_purity(
     targets:Sequence[int], # true class numbers of the calibration crops, shape (n,)
     probs:np.ndarray, # their probabilities, (n, n_classes), from a network that was not trained on them
-    photos:Sequence, # photo of each crop, shape (n,)
+    photos:Sequence, # photo, or group of photos, of each crop, shape (n,)
     classes:Sequence[str], # names in the order of the class numbers
     purity:float=.95, # to be promised, between 0 and 1
     confidence:float=.95, # of the promise for one class, between 0 and 1
@@ -147,7 +147,7 @@ def promise_purity(
                      'purity': (true & taken).sum()/taken.sum() if taken.any() else None,
                      'recovery': (true & taken).sum()/true.sum(), 'recovery_low': low, 'recovery_high': high,
                      'n': int(true.sum()), 'n_accepted': int(taken.sum()),
-                     'n_photos': len(pd.unique(photos[taken])), 'why': why})
+                     'n_groups': len(pd.unique(photos[taken])), 'why': why})
     return pd.DataFrame(rows).astype(dict(threshold=float, promised=float, purity=float))
 
 # %% ../../nbs/metrics/02_purity.ipynb #nc10774d

@@ -132,8 +132,9 @@ def _describe_crops(rows, classes, probs, accepted, strange): # the reference of
     confusion = np.zeros((len(classes),)*2, int)
     np.add.at(confusion, (targets, probs.argmax(1)), 1)
     histogram = np.histogram(probs.max(1).clip(0, 1), N_BINS, (0, 1))[0]/n
-    return dict(n=n, n_photos=int(rows.group.nunique()), not_sure=float(((accepted < 0) & ~strange).mean()),
-                strange=float(strange.mean()), histogram=histogram.tolist(),
+    return dict(n=n, n_photos=int(rows.photo_id.nunique()), n_groups=int(rows.group.nunique()),
+                not_sure=float(((accepted < 0) & ~strange).mean()), strange=float(strange.mean()),
+                histogram=histogram.tolist(),
                 mix=dict(zip(classes, (confusion.sum(1)/n).tolist())), confusion=confusion.tolist())
 
 def _calibrate_model(s, case, model): # thresholds and limit of a model, as its files hold them, and their basis
@@ -157,7 +158,8 @@ def _measure(s, case, found, files): # the metrics of the record
                 variant=case.variant, runtime=model.runtime, precision=model.precision, strangeness=found.measured,
                 temperature=fit_temperature(targets, found.probs), per_class=rows,
                 quality={name: dict(zip(('value', 'low', 'high'), values)) for name, values in quality.items()},
-                n=len(targets), n_used=found.n_used, n_photos=len(np.unique(photos)),
+                n=len(targets), n_used=found.n_used, n_photos=int(case.rows.photo_id.nunique()),
+                n_groups=len(np.unique(photos)),
                 files={name: {k: held[k] for k in ('thresholds', 'strange')} for name, held in files.items()})
 
 def calibrate(
@@ -183,8 +185,8 @@ def show_promises(table:pd.DataFrame)->pd.DataFrame: # from `calibrate`
     interval = ['' if r.why else f'{r.recovery_low:.2f} to {r.recovery_high:.2f}' for r in table.itertuples()]
     shown = table.drop(columns=['promised', 'recovery_low', 'recovery_high']).assign(interval=interval)
     names = ['class', 'threshold', 'purity', *({'purity_in_mix'} & set(table)), 'recovery', 'interval', 'n',
-             'n_accepted', 'n_photos', 'why']
-    renamed = dict(n='crops', n_accepted='accepted', n_photos='photos', why='no promise', interval='95 % interval')
+             'n_accepted', 'n_groups', 'why']
+    renamed = dict(n='crops', n_accepted='accepted', n_groups='groups', why='no promise', interval='95 % interval')
     return shown[names].rename(columns=renamed).round(dict(threshold=4, purity=3, purity_in_mix=3, recovery=3))
 
 def _run(s):
