@@ -223,7 +223,10 @@ def _make_coco(document, classes, answers, calibrated=False):
     def label(item, answer):
         score = dict(category_id=numbers[answer.label], score=round(answer.probability, 6))
         return score | _decide(answer, calibrated)
-    found = {item.position: item.annotation | label(item, answer) for item, answer in answers}
+    def clear(annotation): # without the decision of an earlier result
+        old = ('answer', 'strangeness') if document.get('made_by') == PROG else ()
+        return {k: v for k, v in annotation.items() if k not in old}
+    found = {item.position: clear(item.annotation) | label(item, answer) for item, answer in answers}
     categories = [dict(id=i, name=c) for c, i in numbers.items()]
     return document | dict(annotations=[found[i] for i in sorted(found)], categories=categories, made_by=PROG)
 
