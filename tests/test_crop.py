@@ -311,6 +311,30 @@ def test_a_missing_split_is_drawn_from_train(tmp_path, tops, drawn):
     for split in drawn.split(): assert (top[manifest.split == split] == "train").all() and (manifest.split == split).mean() < .25
 
 
+@pytest.mark.parametrize("tops", [("",), ("train", "val", "test"), ("train", "test")])
+def test_without_a_test_split_every_photo_is_for_train_or_valid(tmp_path, tops, capsys):
+    sort_photos(tmp_path/"mine", tops, n=20)
+    manifest = run(tmp_path, annotations="mine", class_map="", test=0).manifest
+    said, top = capsys.readouterr().out, manifest.file_name.str.split("/").str[0]
+    assert set(manifest.split) == {"train", "valid"} and len(manifest) == 60*len(tops)
+    if "val" in tops: assert (manifest.split == top.replace(dict(val="valid", test="train"))).all()
+    assert f"{tmp_path/'crops'}: no crop is held out for test (crop --test 0)" in said
+    assert ("test used for train (test = 0)" in said) == ("test" in tops) and "test drawn" not in said
+
+
+def test_training_without_a_test_split_says_so_and_evaluation_refuses(tmp_path):
+    from lightweight.stages.evaluate import EvaluateSettings, evaluate
+    from lightweight.stages.train import TrainSettings, train
+    make_photos(tmp_path)
+    run(tmp_path, test=0)
+    said, options = [], dict(crops="crops", out="run", network="tiny", epochs=1, img_size=32, n_threads=1, device="cpu")
+    train(TrainSettings.check(options), tmp_path, say=said.append)
+    assert [line for line in said if "no crop is held out for test (crop --test 0)" in line] == said[-1:]
+    with pytest.raises(ValueError, match=re.escape(f"crops: {tmp_path/'crops'}: no crop is held out for test (crop --test 0)")):
+        evaluate(EvaluateSettings.check(dict(run="run", out="evaluated")), tmp_path)
+    assert not (tmp_path/"evaluated").exists()
+
+
 @pytest.mark.skipif(not (ROOT.parent/"shared/data/trashnet").exists(), reason="no photos of TrashNet")
 def test_trashnet_is_read_as_it_lies(tmp_path):
     result = run(tmp_path, annotations=str(ROOT.parent/"shared/data/trashnet"), class_map="")

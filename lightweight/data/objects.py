@@ -136,12 +136,16 @@ def _explain_one_group(error, sizes, offers, s): # say that most photos are one 
             f'split, so {found}. Set another grouping: {ways}, in a field such as run of every entry of images in '
             f'{Path(s.annotations).name}, and set --group_by image:run')
 
+def _join_test(objects, s): # a given test split is trained on, too, if none is wanted
+    return objects if s.test else objects.assign(split=objects.split.replace('test', 'train'))
+
 def _keep_splits(objects, s): # the split of the source; valid or test, if absent, is drawn from train
     if len(free := objects.file_name[objects.split.isna()].unique()):
         raise ValueError(f'{s.annotations}: {len(free)} photos are in no list of a split, such as {free[0]}; '
                          'list them, or remove the lists and a split is drawn')
     if 'train' not in set(objects.split):
         raise ValueError(f'{s.annotations}: there are folders of a split, but none named train')
+    objects = _join_test(objects, s)
     for name in ('valid', 'test'):
         if name in set(objects.split) or not getattr(s, name): continue
         train = objects[objects.split == 'train']
@@ -159,7 +163,7 @@ def split_objects(
     root:Path, # the repository
 )->pd.DataFrame: # with split
     "Draw the splits, or keep those of a file or of the folders; suggest other groupings if most photos are one group."
-    if s.splits: return check_splits(read_splits(resolve_path(s.splits, root), objects))
+    if s.splits: return check_splits(_join_test(read_splits(resolve_path(s.splits, root), objects), s))
     if kept := list_splits(coco): return _keep_splits(objects.assign(split=objects.photo_id.map(kept)), s)
     try: return check_splits(make_splits(objects, s.valid, s.test, s.seed))
     except ValueError as error:

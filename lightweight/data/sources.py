@@ -313,12 +313,16 @@ _signs = {'COCO': ('COCO annotations', 'a JSON file'), 'YOLO': ('YOLO annotation
           'Pascal VOC': ('Pascal VOC annotations', 'XML files'),
           'folders': ('a folder per class', 'no annotation file')} # of a kind: what it is called, how it is recognised
 
-def describe_source(coco:CocoData)->str: # a sentence
+def describe_source(
+    coco:CocoData, # as read
+    test:bool=True, # whether there is to be a test split
+)->str: # a sentence
     "Say as what a source was read, and why."
     counts, n = Counter(list_splits(coco).values()), int((coco.categories.n_boxes > 0).sum())
     kept = ', '.join(f'{name} {n:,}' for name, n in counts.items())
-    drawn = [name for name in ('valid', 'test') if name not in counts]
+    drawn = [name for name in ('valid', 'test') if name not in counts and (test or name != 'test')]
     also = f', {" and ".join(drawn)} drawn from train'*bool(drawn)
+    if 'test' in counts and not test: also += ', test used for train (test = 0)'
     split = f'; the split of the folders is kept ({kept} photos){also}' if kept else ''
     kind, why = _signs[coco.kind]
     return f'{kind}, {n} class{"es"*(n != 1)} ({why}){split}'

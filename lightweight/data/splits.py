@@ -74,10 +74,11 @@ def _list_used(objects): # train and valid, which every classifier needs, and te
 
 def _explain_few(objects, n):
     photos, groups = objects.photo_id.nunique(), objects.group.nunique()
-    few = f"are too few for train, valid and test; {n} are needed: add photos"
+    splits = 'train, valid and test' if n > 2 else 'train and valid'
+    few = f"are too few for {splits}; {n} are needed: add photos"
     if groups >= n: return f"{objects.label.value_counts().max()} box(es) of the commonest class {few}"
     if groups == photos: return f"{photos} photo(s) with boxes {few}"
-    return (f"{photos} photos make only {groups} group(s) that must stay together, and train, valid and test need {n}: "
+    return (f"{photos} photos make only {groups} group(s) that must stay together, and {splits} need {n}: "
             "say what belongs together in another way (group_by), or add photos")
 
 def make_splits(

@@ -18,6 +18,7 @@ from ..core.records import check_record_place, hash_file, start_record, write_re
 from ..core.settings import ReadPath, Settings, SettingsError, WritePath, find_root, settings_main
 from ..data.cache import load_images
 from ..data.class_map import read_rows
+from ..data.crops import explain_untested
 from ..deploy.formats import CALIBRATION, ask_file, list_own_files, read_variants, set_calibration, to_pixels
 from ..deploy.monitor import N_BINS
 from ..deploy.predict import list_folder
@@ -165,7 +166,7 @@ def _measure(s, case, found, files): # the metrics of the record
 def calibrate(
     s:CalibrateSettings, # run and promise
     root:Path=None, # the repository; default: found from the working folder
-)->SimpleNamespace: # table (per class), rows (valid crops), probs (of the file), files, record, path (of the record)
+)->SimpleNamespace: # table (per class), rows (valid crops), probs (of the file), files, record, path, store (crops)
     "Choose thresholds; write them into the exported files of the run, and a record beside them."
     root = root or find_root()
     make, case = start_record('calibrate', s, root), _open_case(s, root)
@@ -178,7 +179,7 @@ def calibrate(
         write_record(folder/CALIBRATION, record, s.record and root/s.record)
         set_calibration(folder, files)
     return SimpleNamespace(table=found[0].table, rows=case.rows, probs=found[0].probs, files=list(files), record=record,
-                           path=folder/CALIBRATION)
+                           path=folder/CALIBRATION, store=case.store)
 
 def show_promises(table:pd.DataFrame)->pd.DataFrame: # from `calibrate`
     "Show the thresholds, or what is missing for a promise."
@@ -196,6 +197,7 @@ def _run(s):
     print(f'purity of at least {s.purity:g} promised for {given} of {len(result.table)} classes, '
           f'for each with confidence {s.confidence:g}')
     if said := explain_strangeness(result.record['metrics']['strangeness']): print(said)
+    if said := explain_untested(result.store): print(said)
     print(f"written into {', '.join(result.files)} and {CALIBRATION} in {s.run}/export")
 
 def main(): settings_main(CalibrateSettings, _run, prog='lightweight calibrate')

@@ -17,7 +17,8 @@ from ..core.records import start_record, write_record
 from ..core.settings import ReadPath, WritePath, find_root, resolve_path, settings_main
 from ..data.coco import CocoData, summarise_findings
 from ..data.groups import pair_copies
-from ..data.crops import STORE_FILES as _STORE_FILES, cut_crops, hold_store, read_crops_info
+from ..data.crops import STORE_FILES as _STORE_FILES, cut_crops, explain_untested, hold_store
+from ..data.crops import read_crops_info
 from ..data.objects import ObjectSettings, find_annotations, label_objects, pick_large, split_objects
 from ..data.sources import describe_source
 from ..data.splits import count_splits, read_split_rows, save_splits
@@ -28,7 +29,8 @@ class CropSettings(ObjectSettings):
     out:WritePath = Field('outputs/sample/crops', description='output folder of the crops')
     splits:ReadPath = Field('', description='frozen split to use, CSV (default: draw a new one)')
     valid:float = Field(0.15, gt=0, lt=0.5, description='share of the objects in the valid split')
-    test:float = Field(0.15, ge=0, lt=0.5, description='share of the objects in the test split; 0: none')
+    test:float = Field(0.15, ge=0, lt=0.5, description='share of the objects in the test split; 0: none, and a given '
+                       'one joins train')
     context:float = Field(0.1, ge=0, le=1, description='margin around a box, as a fraction of its longer side')
     square:bool = Field(True, description='cut square crops; false: crops with the shape of the box')
     seed:int = Field(0, ge=0, description='random seed of the split')
@@ -36,7 +38,8 @@ class CropSettings(ObjectSettings):
 # %% ../../nbs/crop.ipynb #c009
 def _summarise_crops(s, coco, left_out, objects, split): # what became of the photos and boxes of an annotation file
     place = shlex.join([s.annotations, *(['--root', s.photos] if s.photos else [])])
-    found = f'{s.annotations}: {describe_source(coco)}; ' if coco.kind != 'COCO' else f'{s.annotations}: '
+    found = f'{s.annotations}: '
+    if coco.kind != 'COCO': found += f'{describe_source(coco, s.test > 0)}; '
     lines = [f'{found}{len(coco.photos):,} of {coco.n_photos:,} photos and {len(coco.objects):,} of '
              f'{coco.n_boxes:,} boxes can be used', *summarise_findings(coco, place).splitlines()[1:]]
     small = objects.label[objects[['w', 'h']].max(axis=1) < s.min_side].value_counts().sort_index()
@@ -89,7 +92,8 @@ def crop(
         save_splits(split, out/'splits.csv')
         metrics |= dict(n_crops=len(manifest), per_split=manifest.split.value_counts().to_dict())
         write_record(out/'record.json', make(metrics, dict(split=read_crops_info(out)['splits'])))
-    print(_summarise_crops(s, coco, left_out, objects, split), f'crops: {out}', sep='\n')
+    print(_summarise_crops(s, coco, left_out, objects, split), f'crops: {out}', *filter(None, [explain_untested(out)]),
+          sep='\n')
     return SimpleNamespace(coco=coco, left_out=left_out, manifest=manifest, out=out)
 
 def main(): settings_main(CropSettings, crop, prog='lightweight crop')

@@ -19,7 +19,7 @@ from ..core.records import check_record_place, hash_file, start_record, write_re
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root, resolve_path
 from ..core.settings import settings_main
 from ..data.cache import load_images
-from ..data.crops import read_crops_info, read_manifest
+from ..data.crops import explain_untested, read_crops_info, read_manifest
 from ..data.loaders import keep_memory
 from ..deploy.formats import (Limits, check_export, draw_examples, export_formats, list_own_files,
                                         make_deployable, make_metadata, measure_centres, predict_reference, read_table,
@@ -126,6 +126,7 @@ def export(
         record = make(metrics, dict(split=own['split'], checkpoint=info['checkpoint']), seed=own['settings']['seed'])
         write_record(folder/'record.json', record, s.record and root/s.record)
     if own.get('refit'): print(f'{s.run}: fitted on train and valid; the macro-F1 here is that of crops it has seen')
+    if said := explain_untested(store): print(said)
     if not any(r['passed'] for r in rows):
         raise StageStopped('no variant passed:\n' + '\n'.join(f"  {r['variant']}: {r['why']}" for r in rows))
     return SimpleNamespace(table=pd.DataFrame(rows), valid=valid, folder=folder, info=info, record=record)

@@ -23,7 +23,7 @@ from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import hash_data, hash_file, read_record, start_record, write_record
 from ..core.settings import ReadPath, WritePath, find_root, read_yaml, resolve_path, settings_main
 from ..data.augment import DataSettings
-from ..data.crops import name_crops, read_crops_info, read_manifest
+from ..data.crops import explain_untested, name_crops, read_crops_info, read_manifest
 from ..data.loaders import list_categories, make_dataloaders
 from ..deploy.formats import list_own_files as _list_exports
 from ..deploy.runtime import find_bundled
@@ -307,6 +307,7 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
     which = f'trained on them, too; last epoch {best}' if s.sees_valid else f'best epoch {best}'
     say('valid macro-F1 {macro_f1:.3f} (95 % interval {macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} crops '
         'of {n_photos} photos; {which}; saved in {out}'.format(which=which, out=s.out, **metrics['valid']))
+    if said := explain_untested(root/s.crops): say(said)
     return SimpleNamespace(history=history, lrs=learn.recorder.lrs, valid=valid, classes=info['classes'], record=record,
                            out=out, learn=learn)
 

@@ -29,7 +29,7 @@ from ..core.console import explain_error
 from ..core.files import keep_previous, write_atomically
 from ..core.records import parse_fields, write_record
 from ..core.settings import StageStopped
-from ..data.crops import read_crops_info, read_manifest
+from ..data.crops import explain_untested, read_crops_info, read_manifest
 from ..metrics.metrics import bootstrap_interval, compute_metrics, tabulate_probabilities
 from ..models.build import keep_centre
 from ..models.surgery import rebuild_network
@@ -238,6 +238,8 @@ def open_split(
     if read_crops_info(store)['splits'] != info['split']:
         raise ValueError(f'crops: {store} has another split than the one the checkpoint was trained on; train again')
     rows = read_manifest(store, split).reset_index(drop=True)
+    if rows.empty and split == 'test' and (said := explain_untested(store)):
+        raise ValueError(f'crops: {said}; cut crops with test above 0 and train with them')
     if rows.empty: raise ValueError(f'crops: {store} has no crops in {split}')
     if unknown := sorted(set(rows.label) - set(info['classes'])):
         raise ValueError(f"crops: {store} has classes that the network was not trained on: {', '.join(unknown)}")
