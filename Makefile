@@ -1,4 +1,4 @@
-# make run · make test · make lab · make web · make race · make bundle · make tune · make dashboard · make clean    (each builds .venv when it is not there)
+# make run · make test · make lab · make web · make docs · make race · make bundle · make tune · make dashboard · make clean    (each builds .venv when it is not there)
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLE := outputs/sample
@@ -8,7 +8,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run bundle web test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
+.PHONY: run bundle docs web test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/installed
@@ -46,6 +46,10 @@ readme: .venv/installed
 	$(BIN)/nbdev_export
 	@mkdir -p $(SAMPLE)
 	$(MILL) nbs/experiments/results.ipynb $(SAMPLE)/results.ipynb -p out . 2>&1 | $(PLAIN)
+
+# The documentation, outputs/docs/html/index.html: library pages are run unless neither they nor the package have changed.
+docs: .venv/installed
+	$(BIN)/python docs/build.py
 
 # make tune FILE=configs/tune/taco.yaml WORKERS=2: one search, several processes on this machine, a thread each.
 WORKERS ?= 1

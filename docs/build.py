@@ -1,0 +1,186 @@
+"""Build the documentation from notebooks and records, into outputs/docs/html: `make docs`.
+
+The pages at the top of nbs/ show their stored outputs. Library pages are executed, unless the outputs of their present code with the present
+package are kept from an earlier build. `python docs/build.py --stored --out FOLDER` executes none."""
+import argparse
+import hashlib
+import importlib
+import json
+import re
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from fastcore.nbio import mk_cell, nb2str, read_nb
+from nbclient import NotebookClient
+from nbdev.process import NBProcessor
+from nbdev.processors import add_show_docs
+from nbdev.showdoc import show_doc
+from sphinx.cmd.build import main as run_sphinx
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
+from outputs import hash_source, shrink_picture  # noqa: E402
+
+COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
+TITLES = dict(core="Core", data="Data", models="Models", metrics="Metrics", training="Training", evaluation="Evaluation", deploy="Deployment",
+              compression="Compression", search="Search", experiments="Experiments", benchmark="Training and loading speed", compare="Ablations on TACO",
+              compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency", probe="Linear probes on TACO", race="Records of the cross-validation",
+              sorting="Promised purity and label choice", train="Trainings on TACO", trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
+TITLES["trashnet-random"] = "TrashNet, random split"
+NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
+
+TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
+
+
+def write(path, text):
+    "Write a file if it has changed: Sphinx reads only these again."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text: path.write_text(text, encoding="utf-8")
+
+
+def hash_package():
+    "Hash the modules that a page may use."
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted((ROOT/"lightweight").rglob("*.py")))).hexdigest()
+
+
+def execute(path, cache, package):
+    "Run a page, unless its outputs are kept; the outputs of its code cells. Pages with parameters run as stages, not here."
+    nb, kinds = nbformat.read(path, as_version=4), [set(cell.directives) for cell in read_nb(path).cells]
+    if any("parameters" in cell.metadata.get("tags", []) for cell in nb.cells): return
+    kept = cache/f"{path.stem}-{hashlib.sha256(f'{package} {hash_source(nb)}'.encode()).hexdigest()[:16]}.json"
+    if not kept.exists():
+        start = time.monotonic()
+        for cell, kind in zip(nb.cells, kinds):
+            if kind & {"slow", "eval"}: cell.metadata["tags"] = ["skip-execution"]
+        NotebookClient(nb, timeout=1800, resources=dict(metadata=dict(path=str(path.parent))), kernel_name="python3").execute()
+        write(kept, json.dumps([cell.outputs for cell in nb.cells if cell.cell_type == "code"]))
+        print(f"{path.relative_to(ROOT)}: {time.monotonic() - start:.0f} s", flush=True)
+    return json.loads(kept.read_text())
+
+
+def find_module(nb):
+    "The module that a page exports, or None."
+    names = [cell.directives["default_exp"] for cell in nb.cells if "default_exp" in cell.directives]
+    return importlib.import_module(f"lightweight.{names[0]}") if names else None
+
+
+def list_public(module):
+    "The functions and classes of a module: name → object."
+    found = {name: getattr(module, name) for name in module.__all__}
+    return {name: thing for name, thing in found.items() if callable(thing) and getattr(thing, "__module__", "") == module.__name__}
+
+
+def make_table(head, rows): return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"]*len(head), *rows))
+
+
+def describe(name, module):
+    "A function in Markdown, with the comment behind each parameter; a class of settings with a table of its options."
+    thing = getattr(module, name)
+    quoted = {k: v for k, v in getattr(thing, "__annotations__", {}).items() if isinstance(v, str)}  # types of libraries that are imported inside
+    if quoted: thing.__annotations__ |= {k: type(v, (), dict(__module__="builtins")) for k, v in quoted.items()}
+    text = f"({module.__name__}.{name})=\n" + show_doc(thing)._repr_markdown_().removeprefix("---").lstrip()
+    options = [(f"`{option}`", f"`{field.default!r}`", field.description or "") for option, field in getattr(thing, "model_fields", {}).items()]
+    return text + "\n\n" + make_table(["option", "default", "description"], options) if options else text
+
+
+def link_names(text, names):
+    "Let names of functions lead to their description; blocks of code stay as they are."
+    def link(match): return f"[{match[0]}](#{names[match[1]]})" if match[1] in names else match[0]
+    return "".join(part if part.startswith("```") else NAME.sub(link, part) for part in re.split(r"(```.*?```)", text, flags=re.S))
+
+
+def prepare(nb, module, names):
+    "A page for readers: in place of its definition a function is described, with the source folded below; hidden cells are left out."
+    NBProcessor(nb=nb, procs=[add_show_docs]).process()
+    cells, source = [], []
+    for cell in nb.cells:
+        if getattr(cell, "has_sd", False): cells.append(mk_cell(describe(cell.source[9:-1], module), "markdown", id=f"d{len(cells)}"))
+        elif not {"hide", "default_exp"} & cell.directives_.keys():
+            cells, source = cells + source, []
+            if cell.cell_type == "markdown": cell.source = link_names(cell.source, names)
+            if "echo" in cell.directives_: cell.metadata["tags"] = ["remove-input"]
+            if "export" not in cell.directives_: cells.append(cell)
+            else:
+                cell.metadata["tags"], source = ["hide-input"], [cell]
+                cells += [mk_cell(f"({module.__name__}.{m[1]})=\n### {m[1]}\n\n```python\n{m[0]}\n```", "markdown", id=f"t{m[1]}") for m in TUPLE.finditer(cell.source)]
+    nb.cells = cells + source
+    nb.metadata.pop("widgets", None)
+    return nb
+
+
+def list_module(page, module):
+    "A module's entry in the reference: its functions and what they do."
+    rows = [(f"[`{name}`](#{module.__name__}.{name})", (thing.__doc__ or "").strip().split("\n")[0]) for name, thing in list_public(module).items()]
+    return f"## [{module.__name__}]({page.relative_to(ROOT/'nbs')})\n\n" + make_table(["name", "what it does"], rows)
+
+
+def tabulate(rows):
+    "Rows of measurements in Markdown, without what is nested deeper and without hashes; long tables are cut."
+    table = pd.json_normalize(rows)
+    kept = [c for c in table.columns if not re.search("checkpoint|hash", c) and not table[c].map(lambda value: isinstance(value, (list, dict))).any()]
+    def show(value): return "" if value is None or value != value else f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return make_table(kept, table[kept].head(40).map(show).values.tolist()) if kept else ""
+
+
+def describe_record(path, record):
+    "What was run, on which machine, and the tables of its metrics."
+    parts = [f"## {path.stem}\n\n{record['machine']['cpu']}, {record['seconds']:.0f} s ([record]({path.name})):\n\n```bash\n{record['command']}\n```"]
+    for key, value in record["metrics"].items():
+        rows = [{key: name} | row for name, row in value.items() if isinstance(row, dict)] if isinstance(value, dict) else value
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) and (table := tabulate(rows)):
+            parts.append(f"### {path.stem}: {key}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def write_results(source):
+    "Pages of measured tables: one for each folder of records, and one for each stage of those at the top."
+    groups = {}
+    for path in sorted((ROOT/"results").rglob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        name = record["stage"] if path.parent == ROOT/"results" else path.parent.name
+        groups.setdefault(path.parent/f"{name}.md", []).append((path, record))
+    for page, records in groups.items():
+        plain = [dict(record=f"[{path.stem}](#{path.stem})") | {k: v for k, v in record["metrics"].items() if k != "runs"} for path, record in records]
+        parts = [f"# {TITLES[page.stem]}", tabulate(plain), *(describe_record(*pair) for pair in records)]
+        write(source/page.relative_to(ROOT), "\n\n".join(parts) + "\n")
+
+
+def write_pages(source, outputs):
+    "Prepared pages, what they refer to, and a reference of each folder."
+    pages = {path: read_nb(path) for path in sorted((ROOT/"nbs").rglob("[!.]*.ipynb"))}
+    modules = {path: module for path, nb in pages.items() if (module := find_module(nb))}
+    names = {name: f"{module.__name__}.{name}" for module in modules.values() for name in list_public(module)}
+    for path, nb in pages.items():
+        for cell, found in zip([c for c in nb.cells if c.cell_type == "code"], outputs.get(path) or []): cell.outputs = found
+        write(source/path.relative_to(ROOT), nb2str(prepare(nb, modules.get(path), names)))
+    for folder in {path.parent for path in modules} - {ROOT/"nbs"}:
+        write(source/folder.relative_to(ROOT)/"index.md", f"# {TITLES[folder.name]}\n\n```{{toctree}}\n:glob:\n:maxdepth: 1\n\n*\n```\n")
+    write(source/"nbs/reference.md", "\n\n".join(["# Reference", *(list_module(path, module) for path, module in modules.items())]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT/"outputs/docs", help="folder of the site (html) and of what it is made from")
+    parser.add_argument("--stored", action="store_true", help="execute no page: pages of the library without outputs")
+    parser.add_argument("--jobs", type=int, default=2, help="pages that are executed at a time")
+    args = parser.parse_args()
+    library = [] if args.stored else sorted((ROOT/"nbs").glob("*/[!.]*.ipynb"))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        outputs = dict(zip(library, pool.map(partial(execute, cache=args.out/"executed", package=hash_package()), library)))
+    source = args.out/"source"
+    write_pages(source, outputs)
+    write_results(source)
+    for path in [path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()]:
+        (source/path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, source/path.relative_to(ROOT))
+    shutil.copy2(ROOT/"docs/index.md", source)
+    return run_sphinx(["-W", "--keep-going", "-q", "-c", str(ROOT/"docs"), "-d", str(args.out/"doctrees"), str(source), str(args.out/"html")])
+
+
+if __name__ == "__main__": sys.exit(main())
