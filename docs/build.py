@@ -25,16 +25,16 @@ from sphinx.cmd.build import main as run_sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
-from outputs import hash_source, shrink_picture  # noqa: E402
+from outputs import hash_source  # noqa: E402
 
 COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
-TITLES = dict(core="Core", data="Data", models="Models", metrics="Metrics", training="Training", evaluation="Evaluation", deploy="Deployment",
-              compression="Compression", search="Search", experiments="Experiments", benchmark="Training and loading speed", compare="Ablations on TACO",
-              compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency", probe="Linear probes on TACO", race="Records of the cross-validation",
-              sorting="Promised purity and label choice", train="Trainings on TACO", trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
-TITLES["trashnet-random"] = "TrashNet, random split"
+TITLES = dict(benchmark="Training and loading speed", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO",
+              measure="Latency", probe="Linear probes on TACO", race="Records of the cross-validation", sorting="Promised purity and label choice",
+              train="Trainings on TACO", trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
 NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
 
+INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
+UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
 TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
 
 
@@ -125,16 +125,23 @@ def tabulate(rows):
     table = pd.json_normalize(rows)
     kept = [c for c in table.columns if not re.search("checkpoint|hash", c) and not table[c].map(lambda value: isinstance(value, (list, dict))).any()]
     def show(value): return "" if value is None or value != value else f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
-    return make_table(kept, table[kept].head(40).map(show).values.tolist()) if kept else ""
+    return make_table(kept, [[show(row[c]) for c in kept] for row in table.head(40).to_dict("records")]) if kept else ""
+
+
+def summarize_record(path, metrics):
+    "The numbers of a record that stand for themselves."
+    own = {key: value for key, value in metrics.items() if isinstance(value, (int, float)) or key in ("network", "test", "valid", "f1")}
+    return dict(record=f"[{path.stem}](#{path.stem})") | own
 
 
 def describe_record(path, record):
     "What was run, on which machine, and the tables of its metrics."
-    parts = [f"## {path.stem}\n\n{record['machine']['cpu']}, {record['seconds']:.0f} s ([record]({path.name})):\n\n```bash\n{record['command']}\n```"]
+    about = f"{record['metrics'].get('about', '')}\n\n{record['machine']['cpu']}, {record['started'][:10]} ([record]({path.name})):"
+    parts = [f"## {path.stem}", about, f"```bash\n{record['command']}\n```"]
     for key, value in record["metrics"].items():
         rows = [{key: name} | row for name, row in value.items() if isinstance(row, dict)] if isinstance(value, dict) else value
-        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) and (table := tabulate(rows)):
-            parts.append(f"### {path.stem}: {key}\n\n{table}")
+        if key not in ("plan", "setup", "asked", "steps") and isinstance(rows, list) and rows and isinstance(rows[0], dict):
+            parts.append(f"### {path.stem}: {key}\n\n{tabulate(rows)}")
     return "\n\n".join(parts)
 
 
@@ -146,21 +153,22 @@ def write_results(source):
         name = record["stage"] if path.parent == ROOT/"results" else path.parent.name
         groups.setdefault(path.parent/f"{name}.md", []).append((path, record))
     for page, records in groups.items():
-        plain = [dict(record=f"[{path.stem}](#{path.stem})") | {k: v for k, v in record["metrics"].items() if k != "runs"} for path, record in records]
-        parts = [f"# {TITLES[page.stem]}", tabulate(plain), *(describe_record(*pair) for pair in records)]
+        summary = tabulate([summarize_record(path, record["metrics"]) for path, record in records])
+        parts = [f"# {TITLES.get(page.stem, page.stem)}", INTRO, summary, *(describe_record(*pair) for pair in records)]
         write(source/page.relative_to(ROOT), "\n\n".join(parts) + "\n")
 
 
 def write_pages(source, outputs):
     "Prepared pages, what they refer to, and a reference of each folder."
-    pages = {path: read_nb(path) for path in sorted((ROOT/"nbs").rglob("[!.]*.ipynb"))}
+    pages = {path: read_nb(path) for path in sorted((ROOT/"nbs").rglob("[!.]*.ipynb"), key=lambda path: (len(path.parts), path))}
     modules = {path: module for path, nb in pages.items() if (module := find_module(nb))}
     names = {name: f"{module.__name__}.{name}" for module in modules.values() for name in list_public(module)}
     for path, nb in pages.items():
         for cell, found in zip([c for c in nb.cells if c.cell_type == "code"], outputs.get(path) or []): cell.outputs = found
+        if path.parent.name == "experiments" and not any(cell.get("outputs") for cell in nb.cells): nb.cells.insert(1, mk_cell(UNSTORED, "markdown", id="u"))
         write(source/path.relative_to(ROOT), nb2str(prepare(nb, modules.get(path), names)))
     for folder in {path.parent for path in modules} - {ROOT/"nbs"}:
-        write(source/folder.relative_to(ROOT)/"index.md", f"# {TITLES[folder.name]}\n\n```{{toctree}}\n:glob:\n:maxdepth: 1\n\n*\n```\n")
+        write(source/folder.relative_to(ROOT)/"index.md", f"# {folder.name.title()}\n\n```{{toctree}}\n:glob:\n:maxdepth: 1\n\n*\n```\n")
     write(source/"nbs/reference.md", "\n\n".join(["# Reference", *(list_module(path, module) for path, module in modules.items())]))
 
 
@@ -180,7 +188,7 @@ def main():
         (source/path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, source/path.relative_to(ROOT))
     shutil.copy2(ROOT/"docs/index.md", source)
-    return run_sphinx(["-W", "--keep-going", "-q", "-c", str(ROOT/"docs"), "-d", str(args.out/"doctrees"), str(source), str(args.out/"html")])
+    return run_sphinx(["-W", "--keep-going", "-q", "-j", "auto", "-c", str(ROOT/"docs"), "-d", str(args.out/"doctrees"), str(source), str(args.out/"html")])
 
 
 if __name__ == "__main__": sys.exit(main())

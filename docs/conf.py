@@ -21,3 +21,4 @@ def show_math(writer, node):
 
 def setup(app):
     app.add_html_math_renderer("mathml", inline_renderers=(show_math, None), block_renderers=(show_math, None))
+    return dict(parallel_read_safe=True, parallel_write_safe=True)
