@@ -84,7 +84,7 @@ lab: .venv/installed
 	$(BIN)/jupyter lab nbs
 
 clean:
-	rm -rf outputs/sample data/sample .venv build *.egg-info
+	rm -rf outputs/sample outputs/docs data/sample .venv build *.egg-info
 
 .venv/installed: settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }

@@ -11,7 +11,6 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -28,25 +27,18 @@ sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
 from outputs import hash_source  # noqa: E402
 
 COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
-TITLES = dict(benchmark="Training and loading speed", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO",
-              measure="Latency", probe="Linear probes on TACO", race="Records of the cross-validation", sorting="Promised purity and label choice",
-              train="Trainings on TACO", trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
-NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
-
+TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency",
+              probe="Linear probes on TACO", race="Records of the cross-validation", sorting="Promised purity and label choice", train="Trainings on TACO",
+              trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
 INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
 UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
+NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
 TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
 
 
-def write(path, text):
-    "Write a file if it has changed: Sphinx reads only these again."
+def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text: path.write_text(text, encoding="utf-8")
-
-
-def hash_package():
-    "Hash the modules that a page may use."
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted((ROOT/"lightweight").rglob("*.py")))).hexdigest()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def execute(path, cache, package):
@@ -62,12 +54,6 @@ def execute(path, cache, package):
         write(kept, json.dumps([cell.outputs for cell in nb.cells if cell.cell_type == "code"]))
         print(f"{path.relative_to(ROOT)}: {time.monotonic() - start:.0f} s", flush=True)
     return json.loads(kept.read_text())
-
-
-def find_module(nb):
-    "The module that a page exports, or None."
-    names = [cell.directives["default_exp"] for cell in nb.cells if "default_exp" in cell.directives]
-    return importlib.import_module(f"lightweight.{names[0]}") if names else None
 
 
 def list_public(module):
@@ -108,9 +94,9 @@ def prepare(nb, module, names):
             if "export" not in cell.directives_: cells.append(cell)
             else:
                 cell.metadata["tags"], source = ["hide-input"], [cell]
-                cells += [mk_cell(f"({module.__name__}.{m[1]})=\n### {m[1]}\n\n```python\n{m[0]}\n```", "markdown", id=f"t{m[1]}") for m in TUPLE.finditer(cell.source)]
+                cells += [mk_cell(f"({module.__name__}.{m[1]})=\n### {m[1]}\n\n```python\n{m[0]}\n```", "markdown", id=f"t{m[1]}")
+                          for m in TUPLE.finditer(cell.source)]
     nb.cells = cells + source
-    nb.metadata.pop("widgets", None)
     return nb
 
 
@@ -128,16 +114,10 @@ def tabulate(rows):
     return make_table(kept, [[show(row[c]) for c in kept] for row in table.head(40).to_dict("records")]) if kept else ""
 
 
-def summarize_record(path, metrics):
-    "The numbers of a record that stand for themselves."
-    own = {key: value for key, value in metrics.items() if isinstance(value, (int, float)) or key in ("network", "test", "valid", "f1")}
-    return dict(record=f"[{path.stem}](#{path.stem})") | own
-
-
 def describe_record(path, record):
     "What was run, on which machine, and the tables of its metrics."
-    about = f"{record['metrics'].get('about', '')}\n\n{record['machine']['cpu']}, {record['started'][:10]} ([record]({path.name})):"
-    parts = [f"## {path.stem}", about, f"```bash\n{record['command']}\n```"]
+    source = f"{record['machine']['cpu']}, {record['started'][:10]} ([record]({path.name})):"
+    parts = [f"## {path.stem}", record["metrics"].get("about", ""), source, f"```bash\n{record['command']}\n```"]
     for key, value in record["metrics"].items():
         rows = [{key: name} | row for name, row in value.items() if isinstance(row, dict)] if isinstance(value, dict) else value
         if key not in ("plan", "setup", "asked", "steps") and isinstance(rows, list) and rows and isinstance(rows[0], dict):
@@ -153,7 +133,8 @@ def write_results(source):
         name = record["stage"] if path.parent == ROOT/"results" else path.parent.name
         groups.setdefault(path.parent/f"{name}.md", []).append((path, record))
     for page, records in groups.items():
-        summary = tabulate([summarize_record(path, record["metrics"]) for path, record in records])
+        summary = tabulate([{"record": f"[{path.stem}](#{path.stem})"} | {key: value for key, value in record["metrics"].items()
+                            if isinstance(value, (int, float)) or key in ("network", "test", "valid", "f1")} for path, record in records])
         parts = [f"# {TITLES.get(page.stem, page.stem)}", INTRO, summary, *(describe_record(*pair) for pair in records)]
         write(source/page.relative_to(ROOT), "\n\n".join(parts) + "\n")
 
@@ -161,7 +142,8 @@ def write_results(source):
 def write_pages(source, outputs):
     "Prepared pages, what they refer to, and a reference of each folder."
     pages = {path: read_nb(path) for path in sorted((ROOT/"nbs").rglob("[!.]*.ipynb"), key=lambda path: (len(path.parts), path))}
-    modules = {path: module for path, nb in pages.items() if (module := find_module(nb))}
+    modules = {path: importlib.import_module(f"lightweight.{cell.directives['default_exp']}")
+               for path, nb in pages.items() for cell in nb.cells if "default_exp" in cell.directives}
     names = {name: f"{module.__name__}.{name}" for module in modules.values() for name in list_public(module)}
     for path, nb in pages.items():
         for cell, found in zip([c for c in nb.cells if c.cell_type == "code"], outputs.get(path) or []): cell.outputs = found
@@ -176,19 +158,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT/"outputs/docs", help="folder of the site (html) and of what it is made from")
     parser.add_argument("--stored", action="store_true", help="execute no page: pages of the library without outputs")
-    parser.add_argument("--jobs", type=int, default=2, help="pages that are executed at a time")
     args = parser.parse_args()
+    source, html = args.out/"work/source", args.out/"html"
+    if html.exists() and not source.parent.exists(): parser.error(f"--out {args.out}: {html} is not from an earlier build; choose another folder")
+    for folder in (html, source): shutil.rmtree(folder, ignore_errors=True)
+    package = hashlib.sha256(b"".join(file.read_bytes() for file in sorted((ROOT/"lightweight").rglob("*.py")))).hexdigest()
     library = [] if args.stored else sorted((ROOT/"nbs").glob("*/[!.]*.ipynb"))
-    with ThreadPoolExecutor(args.jobs) as pool:
-        outputs = dict(zip(library, pool.map(partial(execute, cache=args.out/"executed", package=hash_package()), library)))
-    source = args.out/"source"
+    with ThreadPoolExecutor(2) as pool:
+        outputs = dict(zip(library, pool.map(lambda path: execute(path, args.out/"executed", package), library)))
+    for path in [path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()]: write(source/path.relative_to(ROOT), path.read_bytes())
+    write(source/"index.md", (ROOT/"docs/index.md").read_bytes())
     write_pages(source, outputs)
     write_results(source)
-    for path in [path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()]:
-        (source/path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, source/path.relative_to(ROOT))
-    shutil.copy2(ROOT/"docs/index.md", source)
-    return run_sphinx(["-W", "--keep-going", "-q", "-j", "auto", "-c", str(ROOT/"docs"), "-d", str(args.out/"doctrees"), str(source), str(args.out/"html")])
+    failed = run_sphinx(["-WEq", "--keep-going", "-j", "auto", "-c", str(ROOT/"docs"), "-d", str(args.out/"work/doctrees"), str(source), str(html)])
+    sizes = {path: path.stat().st_size/1e6 for path in html.rglob("*") if path.is_file()}
+    if not failed: print(f"{html/'index.html'}: {sum(path.suffix == '.html' for path in sizes)} pages, {sum(sizes.values()):.1f} MB")
+    return failed
 
 
 if __name__ == "__main__": sys.exit(main())
