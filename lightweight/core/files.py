@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MARKER', 'LOCK', 'HEX16', 'write_atomically', 'hold_lock', 'list_files', 'nest_files', 'find_foreign', 'read_maker',
            'check_own', 'check_folder', 'claim_folder', 'keep_previous', 'check_file', 'add_seal', 'has_seal',
-           'check_writable', 'write_sealed', 'is_edited', 'check_unedited']
+           'check_writable', 'write_sealed', 'is_edited', 'check_unedited', 'Store']
 
 # %% ../../nbs/core/02_files.ipynb #c002
 import fnmatch, hashlib, json, os, re, secrets, stat, tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -251,3 +252,53 @@ def check_unedited(paths:Iterable[str|Path]):
     for path in filter(is_edited, paths):
         raise FileExistsError(f'{path}: this file was edited after it was written (or an earlier version wrote it); '
                               'move it away, and it is written anew')
+
+# %% ../../nbs/core/02_files.ipynb #n1d76a17
+def _open_url(url): # fsspec's file system, and the path in it
+    try: return import_module('fsspec').core.url_to_fs(url)
+    except ImportError as e: raise ImportError(f"{url}: {e}; pip install 'lightweight[cluster]'") from None
+
+class Store:
+    "Whole files in a folder or under a URL."
+    def __init__(self, url:str|Path): # folder, or URL such as memory://name or s3://bucket/name
+        self.fs, self.root = _open_url(str(url)) if '://' in str(url) else (None, str(url))
+        if 'file' in getattr(self.fs, 'protocol', ()): self.fs = None
+
+    def _place(self, name): return f'{self.root}/{name}' if name else self.root
+
+    def write(self, name:str, content:str|bytes|Iterable[bytes]):
+        "Write a file in one step."
+        if self.fs is None: return write_atomically(self._place(name), content)
+        content = content.encode() if isinstance(content, str) else content
+        if isinstance(content, bytes): return self.fs.pipe_file(self._place(name), content)
+        with self.fs.open(self._place(name), 'wb') as f: f.writelines(content)
+
+    def read(self, name:str='')->bytes: # default: the URL is that of a file
+        "Read a file."
+        return Path(self._place(name)).read_bytes() if self.fs is None else self.fs.cat_file(self._place(name))
+
+    def exists(self, name:str)->bool:
+        "Whether there is such a file, now."
+        if self.fs is None: return os.path.isfile(self._place(name))
+        self.fs.invalidate_cache()
+        return self.fs.isfile(self._place(name))
+
+    def list(self, folder:str)->list[str]: # sorted names
+        "List the files in a folder, which may be missing; not those of killed processes."
+        if self.fs is not None: self.fs.invalidate_cache()
+        find = os.listdir if self.fs is None else lambda place: self.fs.ls(place, detail=False)
+        try: names = [place.rpartition('/')[2] for place in find(self._place(folder))]
+        except FileNotFoundError: return []
+        return sorted(name for name in names if not _temporary.fullmatch(name))
+
+    def walk(self)->Iterator[str]: # URLs
+        "List the files under a URL, folder by folder."
+        if self.fs.isfile(self.root): yield self.fs.unstrip_protocol(self.root)
+        for place, _, names in self.fs.walk(self.root):
+            yield from (self.fs.unstrip_protocol(f'{place}/{name}') for name in sorted(names))
+
+    def remove(self, name:str):
+        "Remove a file that may be missing."
+        with suppress(FileNotFoundError):
+            if self.fs is None: os.unlink(self._place(name))
+            else: self.fs.rm_file(self._place(name))

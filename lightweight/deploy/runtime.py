@@ -316,12 +316,12 @@ class Predictor:
         self.info, self.classes = self.model.info, self.model.info['classes']
 
     def prepare(self,
-        image:Image.Image|str|Path|np.ndarray, # an image, a file, or pixels: uint8 (height, width, 3), RGB
+        image:Image.Image|str|Path|bytes|np.ndarray, # an image, a file, its content, or uint8 (height, width, 3), RGB
         box:Sequence[int]|None=None, # x, y, w, h in pixels of the upright photo; default: the image is a crop
     )->np.ndarray: # (size, size, 3), uint8
         "Preprocess an image."
         size, method = self.info['img_size'], self.info['resize']
-        if box is None and isinstance(image, (str, Path)): return read_square(image, size, method)
+        if box is None and isinstance(image, (str, Path, bytes)): return read_square(image, size, method)
         photo = _to_photo(image)
         if box is not None: photo = cut_box(photo, box, self.info['context'], self.info['square'])
         return resize_image(photo, size, method)
