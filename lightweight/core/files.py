@@ -295,7 +295,7 @@ class Store:
         "List the files under a URL, folder by folder."
         if self.fs.isfile(self.root): yield self.fs.unstrip_protocol(self.root)
         for place, _, names in self.fs.walk(self.root):
-            yield from (self.fs.unstrip_protocol(f'{place}/{name}') for name in sorted(names))
+            yield from (self.fs.unstrip_protocol(f'{place}/{name}') for name in sorted(names) if name)
 
     def remove(self, name:str):
         "Remove a file that may be missing."

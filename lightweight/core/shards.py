@@ -172,7 +172,7 @@ _config = {'distributed.scheduler.allowed-failures': 0, 'distributed.scheduler.w
 
 def _connect(address, workers): # a client of a running scheduler
     from distributed import Client
-    try: client = Client(address, timeout=30)
+    try: client = Client(address, timeout=10)
     except (OSError, ValueError) as e:
         raise ConnectionError(f'--scheduler {address}: cannot connect: {e}; start one with: dask scheduler') from None
     client.wait_for_workers(max(1, workers))
@@ -193,7 +193,7 @@ def open_cluster(
 )->Iterator: # Dask's client; None: work in this process
     "Start or join a Dask cluster."
     if not (workers or scheduler): yield None; return
-    try: import dask
+    try: import dask, distributed                              # which sets its defaults, to be changed below
     except ImportError:
         if scheduler: raise ImportError("--scheduler needs Dask: pip install 'lightweight[cluster]'") from None
         say("Dask is not installed (pip install 'lightweight[cluster]'): one process"); yield None; return

@@ -1,0 +1,307 @@
+"Lists of work survive what kills processes: every photo once in the table, whatever dies, and never shards of two settings in one folder."
+import csv
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from test_house import ROOT
+
+from lightweight.core.files import claim_folder
+from lightweight.core.shards import plan_shards, read_shards, run_shards
+
+N, SHARD = 300, 5
+PREDICT = [sys.executable, "-c", "import sys; from lightweight.deploy.predict import main; sys.exit(main())"]
+PRELOAD = '''
+import os, time
+import lightweight.deploy.predict as predict
+load = getattr(predict, "_quick", predict._load_listed) # a preload may be imported twice
+predict._quick = load
+def slow(predictor, path, folder):
+    with open(os.environ["LIGHTWEIGHT_LOG"], "a") as log: log.write(os.path.basename(path) + "\\n")
+    if "crash" in path: os.kill(os.getpid(), 11)
+    time.sleep(.02)
+    return load(predictor, path, folder)
+predict._load_listed = slow
+'''
+WORK = '''
+import os, resource
+def take(path): # whether this process is the first one here
+    try: return bool(os.close(os.open(path, os.O_CREAT | os.O_EXCL)) is None)
+    except FileExistsError: return False
+def open_work(folder, unfit=()):
+    if "file" in unfit and take(folder + "/file"): raise FileNotFoundError(2, "No such file or directory", "model.onnx")
+    if "disk" in unfit and take(folder + "/disk"): resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))
+    if "all" in unfit: raise FileNotFoundError(2, "No such file or directory", "model.onnx")
+    def work(items):
+        if "fault" in items: raise ValueError("no number")
+        if "crash" in items: os.kill(os.getpid(), 11)
+        return [dict(item=item, text="long enough for a full disk") for item in items], []
+    return work
+'''
+
+
+def save_colours(path, scale=math.log(8)/255):
+    "The softmax of the mean colour: a network that needs no training."
+    nodes = [helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT), helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
+             helper.make_node("Mul", ["m", "scale"], ["z"]), helper.make_node("Softmax", ["z"], ["probabilities"])]
+    constants = [numpy_helper.from_array(np.asarray(v), k) for k, v in dict(axes=np.array([1, 2]), scale=np.float32(scale)).items()]
+    ends = [helper.make_tensor_value_info(*end) for end in (("images", TensorProto.UINT8, ["n", 8, 8, 3]), ("probabilities", TensorProto.FLOAT, ["n", 3]))]
+    model = helper.make_model(helper.make_graph(nodes, "colours", ends[:1], ends[1:], constants), opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    info = dict(name="colours", classes=["red", "green", "blue"], img_size=8, resize="squish", context=.1, square=True)
+    helper.set_model_props(model, dict(lightweight=json.dumps(info)))
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A network, photos of random colours and one that is none, the table of one process, and modules for the workers."
+    folder, rng = tmp_path_factory.mktemp("cluster"), np.random.default_rng(0)
+    (folder/"photos").mkdir()
+    for i in range(N): Image.new("RGB", (32, 24), tuple(rng.integers(0, 256, 3).tolist())).save(folder/f"photos/{i:04}.png")
+    (folder/"photos/0100x.png").write_text("no picture")
+    save_colours(folder/"model.onnx")
+    (folder/"slow.py").write_text(PRELOAD)
+    (folder/"cluster_work.py").write_text(WORK)
+    sys.path.insert(0, str(folder))
+    done = predict(folder, "--out", folder/"table.csv")
+    assert done.returncode == 1 and done.stderr.count("not readable as an image") == 1, done.stderr
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def workers_find(place, monkeypatch):
+    "Workers import from the folder of the tests, and note each photo in a file."
+    monkeypatch.setenv("PYTHONPATH", f"{place}:{ROOT}")
+    return place
+
+
+def describe(folder, slow=False):
+    "The environment of processes; with `slow`, workers take 20 ms a photo and write down its name."
+    extra = dict(DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(folder/"slow.py")])) if slow else {}
+    return os.environ | dict(PYTHONPATH=f"{folder}:{ROOT}", LIGHTWEIGHT_LOG=str(folder/"log.txt"), OMP_NUM_THREADS="1", DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="60s") | extra
+
+
+def command(folder, *options, model="model.onnx"): return [*PREDICT, *map(str, (folder/model, folder/"photos", *options))]
+
+
+def predict(folder, *options, model="model.onnx", slow=False, before=""):
+    line = command(folder, *options, model=model)
+    line[2] = before + line[2]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=describe(folder, slow))
+
+
+def count_shards(out): return len([name for name in os.listdir(out/"shards") if name[0] != "."]) if (out/"shards").is_dir() else 0
+
+
+def check_table(folder, out):
+    assert (out/"predictions.csv").read_bytes() == (folder/"table.csv").read_bytes(), "not the table of one process"
+    with open(out/"predictions.csv", newline="") as f: paths = [row["path"] for row in csv.DictReader(f)]
+    assert len(paths) == len(set(paths)) == N
+    assert [json.loads(line)["path"] for line in (out/"skipped.jsonl").read_text().splitlines()] == [str(folder/"photos/0100x.png")]
+
+
+def wait_for(happened, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < end, "nothing happens any more"
+        time.sleep(.02)
+    return found
+
+
+class Site:
+    "A scheduler, two workers with nannies, and a driver, each a process; what dies is started again, as an operator would."
+
+    def __init__(self, folder, out):
+        with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
+        self.folder, self.out, self.address, self.processes = folder, out, f"tcp://127.0.0.1:{self.port}", {}
+        self.log = open(folder/"site.txt", "ab")
+
+    def start(self, name, *line):
+        old = self.processes.get(name)
+        if old is None or old.poll() is not None:
+            self.processes[name] = subprocess.Popen(line, cwd=self.folder, env=describe(self.folder, slow=True), stdout=self.log, stderr=self.log)
+
+    def repair(self):
+        dask = [sys.executable, "-m", "dask"]
+        scheduler = self.processes.get("scheduler")
+        if scheduler and scheduler.poll() is not None:
+            for name in ("nanny 0", "nanny 1"): self.kill(name)    # they would end by themselves
+            wait_for(lambda: self.processes["driver"].poll() is not None)
+        self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
+        for i in range(2): self.start(f"nanny {i}", *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
+        self.start("driver", *command(self.folder, "--shard", SHARD, "--scheduler", self.address, "--out", self.out))
+
+    def kill(self, name):
+        process = self.processes[name]
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill(); process.wait()
+        for child in family if "nanny" not in name else (): child.kill()     # a worker ends with its nanny
+
+    def kill_worker(self, rng):
+        found = [p for i in range(2) for p in self.list_workers(f"nanny {i}")]
+        if found: rng.choice(found).kill()
+        return bool(found)
+
+    def list_workers(self, nanny):
+        process = self.processes[nanny]
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
+        return [p for p in children if "spawn_main" in " ".join(p.cmdline())]
+
+    def close(self):
+        for name in [*self.processes]: self.kill(name)
+        self.log.close()
+
+
+def test_random_kills(place, tmp_path):
+    "Ten SIGKILLs at random moments; what is done twice is at most what the killed process and its workers had begun."
+    rng, out = random.Random(0), tmp_path/"out"
+    site, kinds, repeated = Site(place, out), ["worker"]*4 + ["nanny"]*2 + ["scheduler"]*2 + ["driver"]*2, 0
+    rng.shuffle(kinds)
+    try:
+        site.repair()
+        for kind in kinds:
+            before = count_shards(out)
+            wait_for(lambda: count_shards(out) >= before + 2)
+            time.sleep(rng.uniform(0, .2))
+            if kind == "worker": wait_for(lambda: site.kill_worker(rng))
+            else: site.kill(f"nanny {rng.randrange(2)}" if kind == "nanny" else kind)
+            repeated += 2 if kind in ("scheduler", "driver") else 1
+            site.repair()
+        while site.processes["driver"].wait(60) == 2: site.repair()
+        assert site.processes["driver"].returncode == 1        # a photo is skipped
+    finally: site.close()
+    check_table(place, out)
+    said = re.findall(r"(\d+) attempts repeated", (place/"site.txt").read_text())[-1]
+    worked = len((place/"log.txt").read_text().split()) - N - 1
+    print(f"{len(kinds)} kills: {said} attempts repeated, {worked} photos worked on twice, at most {repeated*SHARD} allowed")
+    assert int(said) <= repeated and worked <= repeated*SHARD
+
+
+def test_one_process_resumes_and_gives_up_on_a_photo_that_kills_it(place, tmp_path):
+    "The process dies of a photo three times; the fourth run names the shard and does the rest. No work is done twice but that shard's."
+    folder = tmp_path/"lists"
+    shutil.copytree(place, folder)
+    (folder/"photos/0042crash.png").write_bytes((folder/"photos/0042.png").read_bytes())
+    options, load = ("--workers", 0, "--shard", SHARD, "--out", folder/"out"), "import slow; slow.time.sleep = lambda s: None\n"
+    for i in range(3):
+        done = predict(folder, *options, before=load)
+        assert done.returncode == -signal.SIGSEGV and count_shards(folder/"out") == 8 and not (folder/"out/predictions.csv").exists()
+    done = predict(folder, *options, before=load)
+    assert done.returncode == 1 and "5 images failed: the process was killed or crashed" in done.stderr, done.stderr
+    assert "8 of 61 shards are done" in done.stderr and f"{N - 4} of {N + 2} images are classified, 1 skipped, 5 failed" in done.stderr, done.stderr
+    assert [json.loads(line)["shard"] for line in (folder/"out/failed.jsonl").read_text().splitlines()] == [8]
+    seen = (folder/"log.txt").read_text().split()
+    assert {name: seen.count(name) for name in set(seen) if seen.count(name) > 1} == {f"{name}.png": 3 for name in ("0040", "0041", "0042", "0042crash")}
+
+
+def test_local_cluster_loses_a_photo_that_kills_workers(workers_find):
+    "A shard that raises and one that kills its process fail; the rest is done, each item once."
+    items = [*map(str, range(40))]
+    items[11], items[26] = "fault", "crash"
+    plan = plan_shards(workers_find/"deaths", items, 4, "cluster_work:open_work", dict(folder=str(workers_find)), {})
+    failed = run_shards(plan, 2)
+    assert [(line["shard"], line["n"], line["why"][:23]) for line in failed] == [(2, 4, "ValueError: no number"), (6, 4, "the process was killed ")]
+    rows = [row["item"] for _, rows in read_shards(plan, failed) for row in rows]
+    assert rows == items[:8] + items[12:24] + items[28:]
+    assert [json.loads(line)["shard"] for line in (workers_find/"deaths/failed.jsonl").read_text().splitlines()] == [2, 6]
+
+
+def test_unfit_workers_are_retired(workers_find, capsys):
+    "One worker lacks the file, the disk of another is full: the third does everything, and no attempt counts. Without a fit worker the run ends."
+    for name in ("file", "disk"): (workers_find/name).unlink(missing_ok=True)
+    settings = dict(folder=str(workers_find), unfit=["file", "disk"])
+    plan = plan_shards(workers_find/"unfit", map(str, range(60)), 3, "cluster_work:open_work", settings, {})
+    said = []
+    assert run_shards(plan, 3, say=said.append) == []
+    assert sum("model.onnx: No such file" in line for line in said) == 1 and any("000" in line and "File too large" in line for line in said), said
+    assert [row["item"] for _, rows in read_shards(plan) for row in rows] == [*map(str, range(60))]
+    assert all(header["attempt"] == 1 for header, _ in read_shards(plan)) and not os.listdir(workers_find/"unfit/attempts")
+    plan = plan_shards(workers_find/"none", ["1", "2"], 1, "cluster_work:open_work", settings | dict(unfit=["all"]), {})
+    for workers in (0, 1):
+        with pytest.raises(OSError, match="model.onnx: No such file"): run_shards(plan, workers, say=said.append)
+
+
+def test_other_settings_are_refused(place, tmp_path):
+    "Another file, list, size or precision, or another kind of folder: exit code 2, both hashes, and nothing has changed."
+    out, options = tmp_path/"out", ("--workers", 0, "--shard", 100, "--out", tmp_path/"out")
+    assert predict(place, *options).returncode == 1
+    check_table(place, out)
+    save_colours(place/"other.onnx", .01)
+    key = json.loads((out/"plan.json").read_text())["key"]
+    for changed, differs in ((predict(place, *options, model="other.onnx"), "model"), (predict(place, *options, "--shard", 50), "size"),
+                             (predict(place, *options, place/"photos/0001.png"), "list, n"), (predict(place, *options, "--batch", 2), "batch")):
+        assert changed.returncode == 2 and re.search(rf"\(hash {key}; now [0-9a-f]{{16}}\); different: {differs};", changed.stderr), changed.stderr
+    (out/"predictions.csv").write_text("edited")
+    assert "was edited after it was written" in predict(place, *options).stderr
+    (out/"predictions.csv").rename(out/"notes.txt")
+    assert "notes.txt is there, which predict did not make" in predict(place, *options).stderr
+
+
+@pytest.mark.parametrize("options, said", {
+    ("--workers", 1): "need --out", ("--workers", -1, "--out", "x"): "--workers must be at least 0", ("--shard", 5): "--shard belongs to",
+    ("--scheduler", "", "--out", "x"): "an address is empty", ("--workers", 1, "--out", "x", "--threads", 2): "a worker has one thread",
+    ("--scheduler", "tcp://127.0.0.1:1", "--out", "x"): "cannot connect", ("--workers", 0, "--out", "photos/x"): "this lies in"}.items())
+def test_wrong_options(place, options, said):
+    done = predict(place, *options)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_two_drivers(place, tmp_path):
+    with claim_folder(tmp_path/"out", "predict", ()):
+        done = predict(place, "--workers", 0, "--out", tmp_path/"out")
+    assert done.returncode == 2 and "another predict is running there; wait until it ends, or choose another folder" in done.stderr, done.stderr
+
+
+def test_without_dask(place, tmp_path):
+    "One process, the same table, and a hint; a scheduler cannot be used."
+    before = "import sys; sys.modules |= dict(dask=None, distributed=None, fsspec=None)\n"
+    done = predict(place, "--workers", 2, "--shard", 50, "--out", tmp_path/"out", before=before)
+    assert done.returncode == 1 and "Dask is not installed (pip install 'lightweight[cluster]'): one process" in done.stderr, done.stderr
+    check_table(place, tmp_path/"out")
+    done = predict(place, "--scheduler", "tcp://127.0.0.1:1", "--out", tmp_path/"two", before=before)
+    assert done.returncode == 2 and "--scheduler needs Dask" in done.stderr
+    done = predict(place, "--workers", 2, "--out", "memory://out", before=before)
+    assert done.returncode == 2 and "memory://out: " in done.stderr and "lightweight[cluster]" in done.stderr, done.stderr
+
+
+def test_object_store(place, capsys):
+    "Photos and results under URLs of fsspec, in memory: the probabilities are those of the files."
+    import fsspec
+    from lightweight.deploy.predict import main
+    memory = fsspec.filesystem("memory")
+    for i in (1, 2, 3): memory.pipe_file(f"/photos/deep/{i}.png", (place/f"photos/{i:04}.png").read_bytes())
+    memory.pipe_file("/photos/notes.txt", b"")
+    for format, name in (("csv", "predictions.csv"), ("json", "predictions.jsonl")):
+        line = [place/"model.onnx", "memory://photos", "--workers", 0, "--shard", 2, "--out", "memory://answers", "--format", format]
+        assert main([*map(str, line)]) == 0, capsys.readouterr().err
+    rows = [*csv.DictReader(memory.cat_file("/answers/predictions.csv").decode().splitlines())]
+    with open(place/"table.csv", newline="") as f: known = [*csv.DictReader(f)][1:4]
+    assert [row["path"] for row in rows] == [f"memory:///photos/deep/{i}.png" for i in (1, 2, 3)]
+    assert [row | dict(path="") for row in rows] == [row | dict(path="") for row in known]
+    lines = [json.loads(line) for line in memory.cat_file("/answers/predictions.jsonl").splitlines()]
+    assert [f"{line['probability']:.6f}" for line in lines] == [row["probability"] for row in known]
+
+
+def test_paths_on_standard_input(place, tmp_path):
+    "A list that is never in memory; relative paths start from the folder of the driver."
+    names = [f"photos/{i:04}.png" for i in range(7)]
+    line = [*PREDICT, "model.onnx", "-", "--workers", "0", "--shard", "3", "--out", str(tmp_path/"out")]
+    done = subprocess.run(line, cwd=place, input="\n".join(names), capture_output=True, text=True, env=describe(place))
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path/"out/predictions.csv", newline="") as f: assert [row["path"] for row in csv.DictReader(f)] == names
