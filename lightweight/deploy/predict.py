@@ -310,8 +310,7 @@ def _parse_arguments(argv):
     return args
 
 # %% ../../nbs/deploy/04_predict.ipynb #n9e13e2b
-_list_files = ('plan.json', 'list/*.jsonl', 'shards/*.jsonl', 'attempts/*.[1-3]', 'failed.jsonl', 'skipped.jsonl',
-               'predictions.csv', 'predictions.jsonl', '.predictions.*.sha256') # patterns
+_tables = 'predictions.csv', 'predictions.jsonl', '.predictions.*.sha256', 'skipped.jsonl' # patterns
 
 def _hash_model(path): # of an exported file and its companions
     return hashlib.sha256(b''.join(part.read_bytes() for part in list_parts(Path(path)))).hexdigest()
@@ -386,13 +385,14 @@ def _write_list(args, plan, failed, predictor): # write the table of a list; hea
 
 def _claim_list(args): # the output folder, for one driver at a time; object stores have no locks
     from lightweight.core.files import Store, claim_folder, has_seal
+    from lightweight.core.shards import FILES
     store = Store(args.out)
     if store.fs is not None: return nullcontext()
     for path in Path(store.root).glob('predictions.*'):
         if has_seal(path) is False: raise FileExistsError(f'{path}: this file was edited after it was written; move it '
                                                           'away, and it is written anew')
     reads = {f'one of the paths ({p})': p for p in args.paths if os.path.isdir(p)}
-    return claim_folder(store.root, 'predict', _list_files, reads | dict(model=args.model), '.', '--out', [*reads])
+    return claim_folder(store.root, 'predict', (*FILES, *_tables), reads | dict(model=args.model), '.', '--out', [*reads])
 
 def _report_list(plan, headers, failed, seconds):
     skipped, repeated = sum(len(h['skipped']) for h in headers), sum(h['attempt'] - 1 for h in headers)

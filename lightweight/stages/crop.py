@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ..core.files import check_folder
 from ..core.records import start_record, write_record
-from ..core.settings import ReadPath, WritePath, find_root, resolve_path, settings_main
+from ..core.settings import ReadPath, Scheduler, Workers, WritePath, find_root, resolve_path, settings_main
 from ..data.coco import CocoData, summarise_findings
 from ..data.groups import pair_copies
 from ..data.crops import STORE_FILES as _STORE_FILES, cut_crops, explain_untested, hold_store
@@ -34,6 +34,8 @@ class CropSettings(ObjectSettings):
     context:float = Field(0.1, ge=0, le=1, description='margin around a box, as a fraction of its longer side')
     square:bool = Field(True, description='cut square crops; false: crops with the shape of the box')
     seed:int = Field(0, ge=0, description='random seed of the split')
+    workers:Workers = 0
+    scheduler:Scheduler = ''
 
 # %% ../../nbs/crop.ipynb #c009
 def _summarise_crops(s, coco, left_out, objects, split): # what became of the photos and boxes of an annotation file
@@ -88,7 +90,8 @@ def crop(
     metrics = dict(n_photos=len(coco.photos), n_objects=len(coco.objects), n_left_out=int(left_out.sum()),
                    n_too_small=len(objects) - len(large), n_findings=len(coco.findings))
     with hold_store(out):
-        manifest = cut_crops(split, photos, out, *choose_margin(s, coco), held=True)
+        manifest = cut_crops(split, photos, out, *choose_margin(s, coco), held=True, workers=s.workers,
+                             scheduler=s.scheduler)
         save_splits(split, out/'splits.csv')
         metrics |= dict(n_crops=len(manifest), per_split=manifest.split.value_counts().to_dict())
         write_record(out/'record.json', make(metrics, dict(split=read_crops_info(out)['splits'])))
