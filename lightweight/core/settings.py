@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .console import hide_secrets, run_command, suggest
+from .console import decode_text, hide_secrets, run_command, suggest
 
 # %% ../../nbs/core/03_settings.ipynb #c006
 def find_root(start:str|Path='.')->Path: # root of the repository, or `start` outside a checkout
@@ -179,8 +179,8 @@ def _load_yaml(text, loader):
 def read_yaml(path:str|Path, loader:type=_UniqueLoader)->dict: # name → value
     "Read a settings file."
     if not Path(path).is_file(): raise SettingsError(f'{path}: there is no such settings file')
-    try: text = Path(path).read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError: raise SettingsError(f'{path}: not readable as text; save it as UTF-8') from None
+    try: text = decode_text(Path(path).read_bytes(), path)
+    except ValueError as e: raise SettingsError(str(e)) from None
     try: values = _load_yaml(text, loader)
     except RecursionError: raise SettingsError(f'{path}: not readable as YAML: nested too deeply') from None
     except Exception as e: raise SettingsError(f'{path}: not readable as YAML: {e}') from None # of many kinds

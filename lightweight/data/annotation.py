@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2, numpy as np
 
-from ..core.console import suggest
+from ..core.console import decode_text, suggest
 from .image import MAX_PIXELS, Fit, leaves_root, read_box, resolve_name, clamp_box
 
 # %% ../../nbs/data/04_annotation.ipynb #c005
@@ -112,11 +112,10 @@ def parse_coco(
     fields:tuple[str, ...]=('images', 'annotations', 'categories'), # lists that it must have
 )->tuple[dict, list[str]]: # with these lists; a sentence for each field of which numbers were converted
     "Parse an annotation file, check that its lists exist, and convert numbers that are written in another form."
-    bad = f'{name} is not a readable JSON file'
-    try: coco = json.loads(data.decode('utf-8-sig'))
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{bad}: byte {error.start} is not UTF-8; save the file as UTF-8') from None
-    except (ValueError, RecursionError) as error: raise ValueError(f'{bad}: {error}') from None
+    text = decode_text(data, name)
+    try: coco = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{name} is not a readable JSON file: {error}') from None
     if not isinstance(coco, dict):
         raise ValueError(f'{name} holds a {type(coco).__name__}, not an object with {" and ".join(fields)}')
     for field in fields:

@@ -106,7 +106,8 @@ def check_source(
     path, options = find_source(path), {'--photos': root, '--class-map': class_map}
     labels = read_class_map(class_map) if class_map else {}
     coco, folder = read_source(path, root, decode, progress)
-    pairs = pair_alike(coco.photos, folder, progress=progress) if decode else np.empty((0, 2), int)
+    pairs = np.empty((0, 2), int)
+    if decode: pairs = pair_alike(coco.photos, folder, progress=progress, small=coco.small)
     coco = coco._replace(findings=pd.concat([coco.findings, compare_similar(coco, pairs)], ignore_index=True))
     objects = select_large(add_labels(coco.objects, labels, class_map), ObjectSettings().min_side)
     groups = group_pairs([pairs], coco.photos.photo_id)

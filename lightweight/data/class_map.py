@@ -11,17 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.console import suggest
+from ..core.console import decode_text, suggest
 
 # %% ../../nbs/data/08_class_map.ipynb #c027
 def read_text(path:str|Path)->str: # without a byte order mark; line breaks as they are in the file
     "Read a UTF-8 file; an error names the file, the line and the remedy."
-    data = Path(path).read_bytes()
-    try: return data.decode('utf-8-sig')
-    except UnicodeDecodeError as e:
-        line = data[:e.start].count(b'\n') + 1
-        raise ValueError(f"{path}, line {line}: this is not UTF-8 text; save the file as UTF-8 "
-                         "(in Excel: 'CSV UTF-8')") from None
+    return decode_text(Path(path).read_bytes(), path)
 
 def read_rows(
     path:str|Path, # a CSV file, separated by commas, semicolons or tabs

@@ -11,30 +11,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import imagehash, numpy as np, pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.sparse import coo_array, triu
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
 from ..core.console import track
-from .image import is_deep, open_image, to_upright
+from .coco import SMALL, shrink_photo
+from .image import open_image
 
 # %% ../../nbs/data/09_groups.ipynb #c013
-_side = 48 # of the small grey pictures, pixels
-
-def _shrink_photo(path):
+def _shrink_file(path):
     try:
-        with open_image(path) as photo:
-            photo.draft('L', (8*_side, 8*_side))
-            upright = to_upright(photo) if is_deep(photo) else ImageOps.exif_transpose(photo)
-            return upright.convert('L').resize((_side, _side), Image.Resampling.LANCZOS)
+        with open_image(path) as photo: return shrink_photo(photo)
     except (OSError, SyntaxError, ValueError) as e: raise OSError(f"cannot read photo {path}: {e}") from e
 
-def _shrink_photos(photos, root, progress=False)->np.ndarray: # small grey squares, uint8 of shape (n, 48, 48)
-    def shrink(name): return np.asarray(_shrink_photo(Path(root)/name))
+def _shrink_photos(photos, root, progress=False, known={})->np.ndarray: # small grey squares, uint8, (n, 48, 48)
+    def shrink(key, name): return known[key] if key in known else _shrink_file(Path(root)/name)
+    rows = photos.get('photo_id', photos.index), photos.file_name
     with ThreadPoolExecutor(2) as pool:
-        small = list(track(pool.map(shrink, photos.file_name), len(photos), 'comparing', 'photo', progress))
-    return np.array(small, np.uint8).reshape(-1, _side, _side)
+        small = list(track(pool.map(shrink, *rows), len(photos), 'comparing', 'photo', progress))
+    return np.array(small, np.uint8).reshape(-1, SMALL, SMALL)
 
 def _turn_picture(pictures, way):
     turned = np.rot90(pictures, way % 4, (-2, -1))
@@ -42,7 +39,7 @@ def _turn_picture(pictures, way):
 
 def _hash_turned(small)->np.ndarray: # bool of shape (8, 144), the upright photo first
     turned = (Image.fromarray(_turn_picture(small, way)) for way in range(8))
-    return np.array([imagehash.phash(picture, _side//4).hash.ravel() for picture in turned])
+    return np.array([imagehash.phash(picture, SMALL//4).hash.ravel() for picture in turned])
 
 # %% ../../nbs/data/09_groups.ipynb #c017
 def _find_close_pairs(hashes, max_distance, n_rows=128)->np.ndarray: # (pairs, 3): i, j (i < j), different bits
@@ -60,9 +57,9 @@ def _find_close_pairs(hashes, max_distance, n_rows=128)->np.ndarray: # (pairs, 3
 # %% ../../nbs/data/09_groups.ipynb #n001
 def _find_copies(small)->np.ndarray: # in any orientation: int of shape (pairs, 2), positions, the smaller first
     n, found = len(small), [np.empty((0, 2), int)]
-    means = small.reshape(n, _side//4, 4, _side//4, 4).mean((2, 4), dtype=np.float32)
+    means = small.reshape(n, SMALL//4, 4, SMALL//4, 4).mean((2, 4), dtype=np.float32)
     for way in range(8) if n else ():
-        search = NearestNeighbors(radius=_side/4, algorithm='brute').fit(_turn_picture(means, way).reshape(n, -1))
+        search = NearestNeighbors(radius=SMALL/4, algorithm='brute').fit(_turn_picture(means, way).reshape(n, -1))
         pairs = np.column_stack(triu(search.radius_neighbors_graph(means.reshape(n, -1)), k=1).nonzero())
         for some in np.array_split(pairs, len(pairs)//1024 + 1):                       # to limit memory
             pixels = small[some[:, 0]].astype(np.int16) - _turn_picture(small, way)[some[:, 1]]
@@ -104,10 +101,11 @@ def pair_copies(names:list[str]|pd.Series)->np.ndarray: # int of shape (pairs, 2
 def pair_certain(
     photos:pd.DataFrame, # one row per photo, with file_name
     root:str|Path, # folder of the photos
+    small:dict={}, # photo_id → small picture, from `read_coco`; others are decoded
 )->np.ndarray: # int of shape (pairs, 2): positions of the two members
     "Find certain copies: by their pixels, or by the Roboflow suffix."
     marked = [name if _roboflow.search(Path(name).stem) else '' for name in photos.file_name]
-    return np.concatenate([pair_copies(marked), _find_copies(_shrink_photos(photos, root))])
+    return np.concatenate([pair_copies(marked), _find_copies(_shrink_photos(photos, root, known=small))])
 
 # %% ../../nbs/data/09_groups.ipynb #n005
 ALIKE = 'alike:22'
@@ -127,16 +125,17 @@ def pair_alike(
     root:str|Path, # folder of the photos
     max_distance:int=22, # different bits of two hashes, of 144
     progress:bool=False, # show a progress bar
+    small:dict={}, # photo_id → small picture, from `read_coco`; others are decoded
 )->np.ndarray: # int of shape (pairs, 2): positions of the two members
     "Find near-duplicates in any orientation, by looks, by pixels or by names."
-    small = _shrink_photos(photos, root, progress)
-    hashes = np.array([_hash_turned(picture) for picture in small], bool).reshape(len(small), 8, 144)
+    pictures = _shrink_photos(photos, root, progress, small)
+    hashes = np.array([_hash_turned(picture) for picture in pictures], bool).reshape(len(pictures), 8, 144)
     alike = _find_close_pairs(hashes, max_distance)[:, :2]
-    return np.unique(np.concatenate([alike, _find_copies(small), pair_copies(photos.file_name)]), axis=0)
+    return np.unique(np.concatenate([alike, _find_copies(pictures), pair_copies(photos.file_name)]), axis=0)
 
-def _group_alike(photos, root, max_distance):
+def _group_alike(photos, root, max_distance, small={}):
     photos = photos.sort_values('photo_id')
-    return group_pairs([pair_alike(photos, root, max_distance)], photos.photo_id)
+    return group_pairs([pair_alike(photos, root, max_distance, small=small)], photos.photo_id)
 
 # %% ../../nbs/data/09_groups.ipynb #n016
 def parse_grouping(text:str)->tuple[str, object]: # kind; number of bits or seconds, compiled expression, or field
@@ -179,11 +178,12 @@ def find_groups(
     group_by:str=ALIKE, # see `parse_grouping`
     entries:dict[int, dict]={}, # photo_id → entry of `images` in the COCO file
     copies:np.ndarray|None=None, # from `pair_certain` on these photos, if known; not used with alike
+    small:dict={}, # photo_id → small picture, from `read_coco`; other photos are decoded
 )->pd.Series: # photo_id → group, the smallest photo_id in it
     "Group the photos that must be in the same split."
     kind, value = parse_grouping(group_by)
     photos = photos.drop_duplicates('photo_id')
-    if kind == 'alike': return _group_alike(photos, root, value)
+    if kind == 'alike': return _group_alike(photos, root, value, small)
     values, missing = _pick_values(photos, root, kind, value, entries)
     if None in values:
         name = photos.file_name.iloc[values.index(None)]
@@ -193,4 +193,4 @@ def find_groups(
         values = (times.diff() > value).cumsum().sort_index()                  # a longer pause begins a new group
     _, first, equal = np.unique(values, return_index=True, return_inverse=True)
     same = np.column_stack([first[equal], np.arange(len(equal))])
-    return group_pairs([same, pair_certain(photos, root) if copies is None else copies], photos.photo_id)
+    return group_pairs([same, pair_certain(photos, root, small) if copies is None else copies], photos.photo_id)

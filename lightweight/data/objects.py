@@ -27,8 +27,8 @@ from .splits import check_splits, make_folds, make_splits, read_splits
 class ObjectSettings(Settings):
     "Settings of the stages that read objects from an annotation file."
     positional:ClassVar[str] = 'annotations'
-    annotations:ReadPath = Field('data/sample/annotations.json', description='COCO file, data.yaml of YOLO, or a folder: '
-                                 'with one of these, Pascal VOC, or a folder per class')
+    annotations:ReadPath = Field('data/sample/annotations.json', description='COCO file, data.yaml of YOLO, or a '
+                                 'folder: with one of these, Pascal VOC, or a folder per class')
     photos:ReadPath = Field('', description='folder of the photos of a COCO file (default: that of the file)')
     class_map:ReadPath = Field('', description='CSV of category,label; an empty label leaves a category out (default: '
                                'the categories are the classes; for the embedded sample configs/class_maps/taco6.csv)')
@@ -87,7 +87,7 @@ def label_objects(
     if objects.empty:
         counts = list_some(f'{category} ({n})' for category, n in left_out.items())
         raise ValueError(f'class_map = {s.class_map}: no category of the {left_out.sum()} boxes has a label: {counts}')
-    groups = find_groups(coco.photos, photos, s.group_by, coco.entries)
+    groups = find_groups(coco.photos, photos, s.group_by, coco.entries, small=coco.small)
     return coco, left_out, objects.assign(group=objects.photo_id.map(groups)), photos
 
 def pick_large(
@@ -115,7 +115,7 @@ def _list_groupings(photos, entries)->list[str]: # suggested by the fields, time
     return [f'image:{f}' for f in several] + [f'time:{n}' for n in (600, 60, 10)] + [f'name:{n}' for n in names]
 
 def _offer_groupings(objects, coco, folder, s)->list[str]: # two at most that give three splits with all classes
-    photos, offers, copies = coco.photos, [], pair_certain(coco.photos, folder)
+    photos, offers, copies = coco.photos, [], pair_certain(coco.photos, folder, coco.small)
     for group_by in _list_groupings(photos, coco.entries or {}):
         if len(offers) == 2: break
         try:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
-from ..core.console import list_some
+from ..core.console import decode_text, list_some
 from ..core.files import list_files
 from ..core.settings import read_yaml
 from .coco import CocoData, read_coco
@@ -127,8 +127,7 @@ def _read_line(words, names): # category and left, top, right, bottom as shares;
     return names[number], (x - w/2, y - h/2, x + w/2, y + h/2)
 
 def _read_lines(file, where):
-    try: return file.read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError: raise ValueError(f'{where}: not readable as text; save it as UTF-8') from None
+    return decode_text(file.read_bytes(), where).splitlines()
 
 def _read_labels(file, names, where): # objects of a label file: (category, shares) or the fault as text
     if not file.is_file(): return []
@@ -246,7 +245,7 @@ def _join_part(coco, file, split, photo, annotation): # the tables with ids from
     findings.detail = [detail if name else where + detail for name, detail in zip(findings.file_name, findings.detail)]
     entries = {ids[key]: entry | dict(file_name=f"{folder}/{entry['file_name']}", split=split)
                for key, entry in coco.entries.items()}
-    return objects, findings, photos, coco.categories, entries
+    return objects, findings, photos, coco.categories, entries, {ids[key]: one for key, one in coco.small.items()}
 
 def read_coco_splits(
     root:str|Path, # folder with train, valid and test, each with a COCO file beside its photos
@@ -254,16 +253,17 @@ def read_coco_splits(
     progress:bool=False, # show a progress bar
 )->CocoData: # as from `read_coco`; entries have the split
     "Read a COCO data set with one annotation file for each split."
-    parts, entries, n_photos, n_boxes = [], {}, 0, 0
+    parts, entries, small, n_photos, n_boxes = [], {}, {}, 0, 0
     for split, file in _list_split_files(root):
         coco = read_coco(file, None, decode, progress)
-        *tables, own = _join_part(coco, file, split, len(entries) + 1, n_boxes + 1)
-        entries, n_photos, n_boxes = entries | own, n_photos + coco.n_photos, n_boxes + coco.n_boxes
+        *tables, own, pictures = _join_part(coco, file, split, len(entries) + 1, n_boxes + 1)
+        entries, small = entries | own, small | pictures
+        n_photos, n_boxes = n_photos + coco.n_photos, n_boxes + coco.n_boxes
         parts.append(tables)
     objects, findings, photos, categories = (pd.concat(tables, ignore_index=True) for tables in zip(*parts))
     counts = categories.groupby('category', sort=False).n_boxes.sum().reset_index()
     counts.insert(0, 'category_id', range(1, len(counts) + 1))
-    return CocoData(objects, findings, photos, counts, entries, n_photos, n_boxes, 'COCO with splits')
+    return CocoData(objects, findings, photos, counts, entries, n_photos, n_boxes, 'COCO with splits', small)
 
 # %% ../../nbs/data/06_sources.ipynb #n912746b
 def _list_annotations(folder): # COCO or YOLO files; any JSON or YAML file, unless there is a folder per class

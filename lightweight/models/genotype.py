@@ -15,7 +15,7 @@ import torch, yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from torch import nn
 
-from ..core.console import suggest
+from ..core.console import decode_text, suggest
 from .layers import ACTIVATIONS, LAYERS, POOLS, Block, init_weights
 
 # %% ../../nbs/models/02_genotype.ipynb #c005
@@ -121,7 +121,7 @@ def parse_genotype(
     source:str='genotype', # origin of text or content, for error messages
 )->Genotype:
     "Read and validate a genotype."
-    if isinstance(data, Path): data, source = data.read_text(encoding='utf-8'), str(data)
+    if isinstance(data, Path): data, source = decode_text(data.read_bytes(), data), str(data)
     try: data = yaml.safe_load(data) if isinstance(data, str) else data
     except yaml.YAMLError as e: raise ValueError(f'{source}: not YAML: {e}') from None
     if not isinstance(data, dict):
