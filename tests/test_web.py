@@ -259,6 +259,16 @@ def make_clip(path, side=64, n=30):
     return path
 
 
+def test_a_moving_average_of_the_camera_pictures(browser, serve, made):
+    "Seven tenths of what was, three of what is new; the first picture counts alone."
+    page = visit(browser, serve(made/"page"))
+    given = [[1, 0, 0], [0, 1, 0], [0, .5, .5], [.2, .3, .5]]
+    means = page.evaluate("given => { let mean; return given.map(found => mean = smooth(mean, found)) }", given)
+    known = [[1, 0, 0], [.7, .3, 0], [.49, .36, .15], [.403, .342, .255]]             # by hand
+    assert np.abs(np.array(means) - known).max() < 1e-12
+    assert page.evaluate("const first = [.6, .4]; smooth(undefined, first)") == [.6, .4]
+
+
 def test_camera(launch, serve, made, tmp_path):
     "A film in place of a camera: predictions follow, the button stops them, and the camera is given back."
     clip = make_clip(tmp_path/"red.y4m")
@@ -267,6 +277,7 @@ def test_camera(launch, serve, made, tmp_path):
         page = visit(browser, serve(made/"page"))
         page.evaluate("""() => { const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices); window.given = []
             navigator.mediaDevices.getUserMedia = async options => { const s = await ask(options); given.push(s); return s } }""")
+        page.evaluate("() => { const own = smooth; window.smooth = (mean, found) => window.mean = own(mean, found).map(p => p/2) }")
         page.click("#camera")
         page.locator("#detail", has_text="pictures a second").wait_for()
         red = page.evaluate("[...document.getElementById('picture').getContext('2d').getImageData(160, 160, 1, 1).data]")
@@ -275,6 +286,8 @@ def test_camera(launch, serve, made, tmp_path):
         still = page.inner_text("#detail")
         page.wait_for_timeout(300)
         assert page.inner_text("#detail") == still and page.inner_text("#freeze") == "Continue"
+        bars = page.evaluate("[...document.querySelectorAll('#bars meter')].map(m => m.value)")
+        assert np.allclose(bars, page.evaluate("mean")) and sum(bars) < .9                # the average is what is shown
         page.click("#camera")
         assert page.inner_text("#camera") == "Camera" and page.locator("#freeze").is_hidden()
         assert page.evaluate("given.map(s => s.getTracks().map(track => track.readyState).join()).join()") == "ended"

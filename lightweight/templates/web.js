@@ -281,6 +281,7 @@ async function swap(name, bytes, card) {
   $('result').hidden = $('list').hidden = $('look').hidden = $('csv').hidden = true
   describe(model, card)
 }
+globalThis.smooth = (mean, found) => mean ? mean.map((m, i) => MEMORY*m + (1 - MEMORY)*found[i]) : found   // moving average
 async function watch(own) {
   const video = element('video', { srcObject: own, muted: true, playsInline: true })
   await video.play()
@@ -289,10 +290,9 @@ async function watch(own) {
     await new Promise(resolve => { video.requestVideoFrameCallback(resolve); setTimeout(resolve, 1000) })
     if (stream !== own || isFrozen() || !video.videoWidth) continue
     const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
-    mean = before === found.asked ? mean.map((m, i) => MEMORY*m + (1 - MEMORY)*found.probabilities[i]) : found.probabilities
-    before = found.asked
-    fps = .9*fps + .1*1000/Math.max(1, now - last)
-    last = now
+    mean = smooth(before === found.asked ? mean : undefined, found.probabilities)
+    before = found.asked                                                        // another file starts anew
+    fps = .9*fps + .1*1000/Math.max(1, now - last), last = now
     if (stream === own && !isFrozen()) show({ ...found, ...decide(found.asked, { ...found, probabilities: mean }) }, image, fps)
   }
 }
