@@ -1,15 +1,8 @@
 """Build the documentation from notebooks and records, into outputs/docs/html: `make docs`.
 
 The pages at the top of nbs/ show their stored outputs. Library pages are executed, unless the outputs of their present code with the present
-package are kept from an earlier build. `python docs/build.py --stored --out FOLDER` executes none."""
-import argparse
-import hashlib
-import importlib
-import json
-import re
-import shutil
-import sys
-import time
+package are kept from an earlier build. `python docs/build.py --stored` runs none."""
+import argparse, hashlib, importlib, inspect, json, re, shutil, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +10,7 @@ import nbformat
 import pandas as pd
 from fastcore.nbio import mk_cell, nb2str, read_nb
 from nbclient import NotebookClient
-from nbdev.process import NBProcessor
-from nbdev.processors import add_show_docs
-from nbdev.showdoc import show_doc
+from nbdev.processors import NBProcessor, add_show_docs, show_doc
 from sphinx.cmd.build import main as run_sphinx
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +24,7 @@ TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compre
 INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
 UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
 NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
+LOST = re.compile(r"^ *(?:def __init__\(self, )?(\*\*\w+|\))[^#\s]* +# (.+)$", re.M)  # comments that nbdev leaves out
 TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
 
 
@@ -41,11 +33,12 @@ def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def execute(path, cache, package):
-    "Run a page, unless its outputs are kept; the outputs of its code cells. Pages with parameters run as stages, not here."
+def execute(path, cache, package, stored=False):
+    "Run a page, unless its outputs are kept; the outputs of its code cells. Pages with parameters run as stages, not here; none if `stored`."
     nb, kinds = nbformat.read(path, as_version=4), [set(cell.directives) for cell in read_nb(path).cells]
     if any("parameters" in cell.metadata.get("tags", []) for cell in nb.cells): return
     kept = cache/f"{path.stem}-{hashlib.sha256(f'{package} {hash_source(nb)}'.encode()).hexdigest()[:16]}.json"
+    if stored and not kept.exists(): return
     if not kept.exists():
         start = time.monotonic()
         for cell, kind in zip(nb.cells, kinds):
@@ -65,14 +58,25 @@ def list_public(module):
 def make_table(head, rows): return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"]*len(head), *rows))
 
 
-def describe(name, module):
-    "A function in Markdown, with the comment behind each parameter; a class of settings with a table of its options."
-    thing = getattr(module, name)
+def show(thing, name, level):
+    "The heading of a function, its signature with the comment behind each parameter, and the first line of its docstring."
+    thing = getattr(thing, "__func__", thing)
     quoted = {k: v for k, v in getattr(thing, "__annotations__", {}).items() if isinstance(v, str)}  # types of libraries that are imported inside
     if quoted: thing.__annotations__ |= {k: type(v, (), dict(__module__="builtins")) for k, v in quoted.items()}
-    text = f"({module.__name__}.{name})=\n" + show_doc(thing)._repr_markdown_().removeprefix("---").lstrip()
+    text = show_doc(thing, name=name, title_level=level)._repr_markdown_().removeprefix("---").lstrip()
+    made = getattr(thing, "__init__", thing) if inspect.isclass(thing) else thing
+    lost = [(key, comment) for key, comment in (LOST.findall(inspect.getsource(made)) if inspect.isfunction(made) else []) if comment not in text]
+    return text + "".join(f"\n\n`{key if key != ')' else 'returns'}`: {comment}" for key, comment in lost)
+
+
+def describe(name, module):
+    "A function or class in Markdown, with its documented methods, and the options of a class of settings as a table."
+    thing = getattr(module, name)
     options = [(f"`{option}`", f"`{field.default!r}`", field.description or "") for option, field in getattr(thing, "model_fields", {}).items()]
-    return text + "\n\n" + make_table(["option", "default", "description"], options) if options else text
+    methods = [m for m, f in vars(thing).items() if inspect.isroutine(f) and f.__doc__ and (m[0] != "_" or m == "__call__")
+               and getattr(f, "__module__", "") == module.__name__]
+    parts = [f"({module.__name__}.{name})=\n{show(thing, name, 3)}", make_table(["option", "default", "description"], options) if options else ""]
+    return "\n\n".join(parts + [show(getattr(thing, m), f"{name}.{m}", 4) for m in methods])
 
 
 def link_names(text, names):
@@ -98,12 +102,6 @@ def prepare(nb, module, names):
                           for m in TUPLE.finditer(cell.source)]
     nb.cells = cells + source
     return nb
-
-
-def list_module(page, module):
-    "A module's entry in the reference: its functions and what they do."
-    rows = [(f"[`{name}`](#{module.__name__}.{name})", (thing.__doc__ or "").strip().split("\n")[0]) for name, thing in list_public(module).items()]
-    return f"## [{module.__name__}]({page.relative_to(ROOT/'nbs')})\n\n" + make_table(["name", "what it does"], rows)
 
 
 def tabulate(rows):
@@ -135,8 +133,7 @@ def write_results(source):
     for page, records in groups.items():
         summary = tabulate([{"record": f"[{path.stem}](#{path.stem})"} | {key: value for key, value in record["metrics"].items()
                             if isinstance(value, (int, float)) or key in ("network", "test", "valid", "f1")} for path, record in records])
-        parts = [f"# {TITLES.get(page.stem, page.stem)}", INTRO, summary, *(describe_record(*pair) for pair in records)]
-        write(source/page.relative_to(ROOT), "\n\n".join(parts) + "\n")
+        write(source/page.relative_to(ROOT), "\n\n".join([f"# {TITLES.get(page.stem, page.stem)}", INTRO, summary, *(describe_record(*pair) for pair in records)]) + "\n")
 
 
 def write_pages(source, outputs):
@@ -151,21 +148,25 @@ def write_pages(source, outputs):
         write(source/path.relative_to(ROOT), nb2str(prepare(nb, modules.get(path), names)))
     for folder in {path.parent for path in modules} - {ROOT/"nbs"}:
         write(source/folder.relative_to(ROOT)/"index.md", f"# {folder.name.title()}\n\n```{{toctree}}\n:glob:\n:maxdepth: 1\n\n*\n```\n")
-    write(source/"nbs/reference.md", "\n\n".join(["# Reference", *(list_module(path, module) for path, module in modules.items())]))
+    reference = ["# Reference"]
+    for path, module in modules.items():
+        rows = [(f"[`{name}`](#{module.__name__}.{name})", (thing.__doc__ or "").strip().split("\n")[0]) for name, thing in list_public(module).items()]
+        reference += [f"## [{module.__name__}]({path.relative_to(ROOT/'nbs')})", make_table(["name", "what it does"], rows)]
+    write(source/"nbs/reference.md", "\n\n".join(reference))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT/"outputs/docs", help="folder of the site (html) and of what it is made from")
-    parser.add_argument("--stored", action="store_true", help="execute no page: pages of the library without outputs")
+    parser.add_argument("--stored", action="store_true", help="run no page: show the outputs that are kept from earlier builds")
     args = parser.parse_args()
     source, html = args.out/"work/source", args.out/"html"
     if html.exists() and not source.parent.exists(): parser.error(f"--out {args.out}: {html} is not from an earlier build; choose another folder")
     for folder in (html, source): shutil.rmtree(folder, ignore_errors=True)
     package = hashlib.sha256(b"".join(file.read_bytes() for file in sorted((ROOT/"lightweight").rglob("*.py")))).hexdigest()
-    library = [] if args.stored else sorted((ROOT/"nbs").glob("*/[!.]*.ipynb"))
+    library = sorted((ROOT/"nbs").glob("*/[!.]*.ipynb"))
     with ThreadPoolExecutor(2) as pool:
-        outputs = dict(zip(library, pool.map(lambda path: execute(path, args.out/"executed", package), library)))
+        outputs = dict(zip(library, pool.map(lambda path: execute(path, args.out/"executed", package, args.stored), library)))
     for path in [path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()]: write(source/path.relative_to(ROOT), path.read_bytes())
     write(source/"index.md", (ROOT/"docs/index.md").read_bytes())
     write_pages(source, outputs)

@@ -2,8 +2,7 @@
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
-project = html_title = "lightweight"
-copyright = "The lightweight team, Apache License 2.0"
+project, html_title, copyright = "lightweight", "lightweight", "The lightweight team, Apache License 2.0"
 extensions, html_theme, html_css_files, html_static_path = ["myst_nb"], "furo", ["style.css"], ["style.css"]
 html_copy_source, html_show_sphinx, html_math_renderer = False, False, "mathml"  # copied sources would hold all pictures a second time
 nb_execution_mode, nb_merge_streams, nb_render_markdown_format, nb_code_prompt_show, nb_code_prompt_hide = "off", True, "gfm", "Source", "Source"
