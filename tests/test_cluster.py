@@ -7,37 +7,20 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import onnx
-import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_house import ROOT
+from dask_site import PREDICT, ROOT, Site, count_lost, count_shards, describe
 
 from lightweight.core.files import claim_folder
 from lightweight.core.shards import plan_shards, read_shards, run_shards
 
 N, SHARD = 300, 5
-PREDICT = [sys.executable, "-c", "import sys; from lightweight.deploy.predict import main; sys.exit(main())"]
-PRELOAD = '''
-import os, time
-import lightweight.deploy.predict as predict
-load = getattr(predict, "_quick", predict._load_listed) # a preload may be imported twice
-predict._quick = load
-def slow(predictor, path, folder):
-    with open(os.environ["LIGHTWEIGHT_LOG"], "a") as log: log.write(os.path.basename(path) + "\\n")
-    if "crash" in path: os.kill(os.getpid(), 11)
-    time.sleep(.02)
-    return load(predictor, path, folder)
-predict._load_listed = slow
-'''
 WORK = '''
 import os, resource
 def take(path): # whether this process is the first one here
@@ -75,7 +58,6 @@ def place(tmp_path_factory):
     for i in range(N): Image.new("RGB", (32, 24), tuple(rng.integers(0, 256, 3).tolist())).save(folder/f"photos/{i:04}.png")
     (folder/"photos/0100x.png").write_text("no picture")
     save_colours(folder/"model.onnx")
-    (folder/"slow.py").write_text(PRELOAD)
     (folder/"cluster_work.py").write_text(WORK)
     sys.path.insert(0, str(folder))
     done = predict(folder, "--out", folder/"table.csv")
@@ -91,22 +73,13 @@ def workers_find(place, monkeypatch):
     return place
 
 
-def describe(folder, slow=False):
-    "The environment of processes; with `slow`, workers take 20 ms a photo and write down its name."
-    extra = dict(DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(folder/"slow.py")])) if slow else {}
-    return os.environ | dict(PYTHONPATH=f"{folder}:{ROOT}", LIGHTWEIGHT_LOG=str(folder/"log.txt"), OMP_NUM_THREADS="1", DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="60s") | extra
-
-
 def command(folder, *options, model="model.onnx"): return [*PREDICT, *map(str, (folder/model, folder/"photos", *options))]
 
 
-def predict(folder, *options, model="model.onnx", slow=False, before=""):
+def predict(folder, *options, model="model.onnx", before=""):
     line = command(folder, *options, model=model)
     line[2] = before + line[2]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=describe(folder, slow))
-
-
-def count_shards(out): return len([name for name in os.listdir(out/"shards") if name[0] != "."]) if (out/"shards").is_dir() else 0
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=describe(folder))
 
 
 def check_table(folder, out):
@@ -116,81 +89,21 @@ def check_table(folder, out):
     assert [json.loads(line)["path"] for line in (out/"skipped.jsonl").read_text().splitlines()] == [str(folder/"photos/0100x.png")]
 
 
-def wait_for(happened, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := happened()):
-        assert time.monotonic() < end, "nothing happens any more"
-        time.sleep(.02)
-    return found
-
-
-class Site:
-    "A scheduler, two workers with nannies, and a driver, each a process; what dies is started again, as an operator would."
-
-    def __init__(self, folder, out):
-        with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
-        self.folder, self.out, self.address, self.processes = folder, out, f"tcp://127.0.0.1:{self.port}", {}
-        self.log = open(folder/"site.txt", "ab")
-
-    def start(self, name, *line):
-        old = self.processes.get(name)
-        if old is None or old.poll() is not None:
-            self.processes[name] = subprocess.Popen(line, cwd=self.folder, env=describe(self.folder, slow=True), stdout=self.log, stderr=self.log)
-
-    def repair(self):
-        dask = [sys.executable, "-m", "dask"]
-        scheduler = self.processes.get("scheduler")
-        if scheduler and scheduler.poll() is not None:
-            for name in ("nanny 0", "nanny 1"): self.kill(name)    # they would end by themselves
-            wait_for(lambda: self.processes["driver"].poll() is not None)
-        self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
-        for i in range(2): self.start(f"nanny {i}", *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
-        self.start("driver", *command(self.folder, "--shard", SHARD, "--scheduler", self.address, "--out", self.out))
-
-    def kill(self, name):
-        process = self.processes[name]
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.kill(); process.wait()
-        for child in family if "nanny" not in name else (): child.kill()     # a worker ends with its nanny
-
-    def kill_worker(self, rng):
-        found = [p for i in range(2) for p in self.list_workers(f"nanny {i}")]
-        if found: rng.choice(found).kill()
-        return bool(found)
-
-    def list_workers(self, nanny):
-        process = self.processes[nanny]
-        children = psutil.Process(process.pid).children() if process.poll() is None else []
-        return [p for p in children if "spawn_main" in " ".join(p.cmdline())]
-
-    def close(self):
-        for name in [*self.processes]: self.kill(name)
-        self.log.close()
-
-
 def test_random_kills(place, tmp_path):
     "Ten SIGKILLs at random moments; what is done twice is at most what the killed process and its workers had begun."
-    rng, out = random.Random(0), tmp_path/"out"
-    site, kinds, repeated = Site(place, out), ["worker"]*4 + ["nanny"]*2 + ["scheduler"]*2 + ["driver"]*2, 0
+    rng, kinds = random.Random(0), ["worker"]*4 + ["nanny"]*2 + ["scheduler"]*2 + ["driver"]*2
     rng.shuffle(kinds)
+    site = Site(place, tmp_path/"out", [place/"model.onnx", place/"photos", "--shard", SHARD])
     try:
-        site.repair()
-        for kind in kinds:
-            before = count_shards(out)
-            wait_for(lambda: count_shards(out) >= before + 2)
-            time.sleep(rng.uniform(0, .2))
-            if kind == "worker": wait_for(lambda: site.kill_worker(rng))
-            else: site.kill(f"nanny {rng.randrange(2)}" if kind == "nanny" else kind)
-            repeated += 2 if kind in ("scheduler", "driver") else 1
-            site.repair()
-        while site.processes["driver"].wait(60) == 2: site.repair()
-        assert site.processes["driver"].returncode == 1        # a photo is skipped
+        assert site.kill_randomly(kinds, rng) == kinds
+        code, said = site.finish()
     finally: site.close()
-    check_table(place, out)
-    said = re.findall(r"(\d+) attempts repeated", (place/"site.txt").read_text())[-1]
+    assert code == 1, said        # a photo is skipped
+    check_table(place, tmp_path/"out")
+    repeated = int(re.findall(r"(\d+) attempts repeated", said)[-1])
     worked = len((place/"log.txt").read_text().split()) - N - 1
-    print(f"{len(kinds)} kills: {said} attempts repeated, {worked} photos worked on twice, at most {repeated*SHARD} allowed")
-    assert int(said) <= repeated and worked <= repeated*SHARD
+    print(f"{len(kinds)} kills: {repeated} attempts repeated, {worked} photos worked on twice; at most {count_lost(kinds)} shards of {SHARD}")
+    assert repeated <= count_lost(kinds) and worked <= SHARD*count_lost(kinds)
 
 
 def test_one_process_resumes_and_gives_up_on_a_photo_that_kills_it(place, tmp_path):

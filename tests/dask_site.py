@@ -1,0 +1,110 @@
+"Dask processes that are killed at random, and started again as an operator would; for tests/test_cluster.py and nbs/experiments/cluster.ipynb."
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+# Loaded by every worker: it notes each photo, takes PAUSE seconds more for it, and dies of photos called crash. A preload may be imported twice.
+PRELOAD = '''
+import os, time
+import lightweight.deploy.predict as predict
+load = predict._quick = getattr(predict, "_quick", predict._load_listed)
+def slow(predictor, path, folder):
+    with open(os.environ["LIGHTWEIGHT_LOG"], "a") as log: log.write(os.path.basename(path) + "\\n")
+    if "crash" in path: os.kill(os.getpid(), 11)
+    time.sleep(float(os.environ["LIGHTWEIGHT_PAUSE"]))
+    return load(predictor, path, folder)
+predict._load_listed = slow
+'''
+PREDICT = [sys.executable, "-c", "import sys; from lightweight.deploy.predict import main; sys.exit(main())"]
+ROOT = Path(__file__).parent.parent
+
+
+def describe(folder, pause=None):
+    "The environment of processes that work on a list in a folder; with a pause, workers load the text above."
+    (folder/"slow.py").write_text(PRELOAD)
+    extra = {} if pause is None else dict(DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(folder/"slow.py")]))
+    own = dict(PYTHONPATH=f"{folder}:{ROOT}", LIGHTWEIGHT_LOG=str(folder/"log.txt"), LIGHTWEIGHT_PAUSE=str(pause or 0), OMP_NUM_THREADS="1")
+    return os.environ | own | extra
+
+
+def count_shards(out): return len([name for name in os.listdir(out/"shards") if name[0] != "."]) if (out/"shards").is_dir() else 0
+
+
+def wait_for(happened, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < end, "nothing happens any more"
+        time.sleep(.02)
+    return found
+
+
+class Site:
+    "A scheduler, two workers with nannies, and a driver, each a process."
+
+    def __init__(self, folder, out, command, pause=.02):
+        with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
+        self.folder, self.out, self.address, self.processes = folder, out, f"tcp://127.0.0.1:{self.port}", {}
+        self.command, self.env = [*PREDICT, *map(str, command), "--scheduler", self.address, "--out", str(out)], describe(folder, pause)
+        self.log = open(folder/"site.txt", "ab")
+
+    def start(self, name, *line):
+        old = self.processes.get(name)
+        if old is None or old.poll() is not None:
+            self.processes[name] = subprocess.Popen(line, cwd=self.folder, env=self.env, stdout=self.log, stderr=self.log)
+
+    def repair(self):
+        dask, scheduler = [sys.executable, "-m", "dask"], self.processes.get("scheduler")
+        if scheduler and scheduler.poll() is not None:
+            for name in ("nanny 0", "nanny 1"): self.kill(name)    # they would end by themselves
+            wait_for(lambda: self.processes["driver"].poll() is not None)
+        self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
+        for i in range(2): self.start(f"nanny {i}", *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
+        self.start("driver", *self.command)
+
+    def kill(self, name):
+        process = self.processes[name]
+        process.kill()
+        process.wait()
+
+    def kill_worker(self, rng):
+        found = [p for i in range(2) for p in self.list_workers(f"nanny {i}")]
+        if found: rng.choice(found).kill()
+        return bool(found)
+
+    def list_workers(self, nanny):
+        process = self.processes[nanny]
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
+        return [p for p in children if "spawn_main" in " ".join(p.cmdline())]
+
+    def has_ended(self): return self.processes["driver"].poll() in (0, 1)
+
+    def kill_randomly(self, kinds, rng):
+        "Kill one process of each kind at a random moment after some progress, and start it again; the kinds killed until the driver ended."
+        self.repair()
+        for i, kind in enumerate(kinds):
+            before = count_shards(self.out)
+            wait_for(lambda: count_shards(self.out) >= before + 2 or self.has_ended())
+            time.sleep(rng.uniform(0, .2))
+            if self.has_ended(): return kinds[:i]
+            if kind == "worker": wait_for(lambda: self.kill_worker(rng))
+            else: self.kill(f"nanny {rng.randrange(2)}" if kind == "nanny" else kind)
+            self.repair()
+        return kinds
+
+    def finish(self):
+        "The exit code of the driver, and what it said."
+        while (code := self.processes["driver"].wait(600)) == 2: self.repair()
+        return code, (self.folder/"site.txt").read_text()
+
+    def close(self):
+        for name in self.processes: self.kill(name)
+        self.log.close()
+
+
+def count_lost(kinds): return sum(2 if kind in ("scheduler", "driver") else 1 for kind in kinds)  # shards that two workers had begun
