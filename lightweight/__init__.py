@@ -24,6 +24,6 @@ def __getattr__(name):
 def __dir__(): return sorted(__all__)
 
 
-# Libraries that are imported here still use TorchScript, and PyTorch says so at every start: nothing that a user could change.
+# Libraries that are imported here still use TorchScript, and PyTorch says so at every start; no user can change that.
 warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
 warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)

@@ -244,7 +244,8 @@ def _check_plot(args):
     check_writable(args.plot, '--plot')
 
 def _import_tools(plot): # before a crop is read; the tests need SciPy
-    for name, given in (('scipy.stats', 'lightweight monitor'), *[('lightweight.evaluation.plots', '--plot')]*bool(plot)):
+    plots = [('lightweight.evaluation.plots', '--plot')]*bool(plot)
+    for name, given in (('scipy.stats', 'lightweight monitor'), *plots):
         try: import_module(name)
         except ImportError as e: raise ImportError(f"{given}: {e}; pip install 'lightweight[train]'") from e
 
@@ -267,7 +268,8 @@ def _monitor(args):
             print(describe(window, reference), flush=True)
     finally:
         if args.plot and kept: _write_plot(args.plot, kept, reference)
-    print(f"{n:,} crops: {alarms or 'no'} alarm{'s'*(alarms > 1)}, compared with {reference.n:,} groups of photos of calibration")
+    print(f"{n:,} crops: {alarms or 'no'} alarm{'s'*(alarms > 1)}, compared with {reference.n:,} groups of photos of "
+          'calibration')
     return alarms > 0
 
 def main(argv:list[str]|None=None)->int: # 0: no alarm; 1: an alarm; 2: invalid arguments or files

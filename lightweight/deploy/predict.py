@@ -506,7 +506,9 @@ def _test_models(args):
         else: print(f"{r['path']}  {r['runtime']} {r['precision']}  {r['ms']:.2f} ms an image  {r['why'] or _tell(r)}")
     return all(r['agrees'] for r in rows)
 
-def main(argv:Sequence[str]|None=None)->int: # 0 all is well, 1 something was skipped or differs, 2 invalid arguments or files
+def main(
+    argv:Sequence[str]|None=None, # default: the command line
+)->int: # 0: all is well; 1: something was skipped or differs; 2: invalid arguments or files
     "Classify images: `lightweight predict MODEL PATH …`; test files: `lightweight predict --self-test FILE`."
     from lightweight.core.console import run_command
     args = _parse_arguments(argv)

@@ -106,7 +106,7 @@ def time_variants(
     turn_ms:float=0, # length of a turn, see `measure_latency`
     files:Sequence[Path|bytes]=None, # image files, or their content, for the end-to-end latency of single images
 )->pd.DataFrame: # variant, runtime, precision (in use), img_size, n_threads, batch, percentiles, n, images_per_s
-    "Time exported files and other models, interleaved; with image files, the whole path and its components (`part`)."
+    "Time exported files and other models, interleaved; with image files, the end-to-end latency and its parts."
     if files is not None and not len(files): raise ValueError('files: there are no image files to time with')
     models = open_variants(variants, n_threads, extra)
     if files is None: calls = {(v,): _make_call(m, batch) for v, m in models.items()}

@@ -72,8 +72,9 @@ def _write_html(parts): # files inside the page
     code, style = _render('web.js'), _render('web.css')
     own = b64encode(hashlib.sha256(f'\n{code}\n'.encode()).digest()).decode()
     script, connect = (('blob:', "'none'") if parts else ("'self'", "'self'"))
-    policy = (f"default-src 'none'; script-src 'sha256-{own}' 'wasm-unsafe-eval' {script}; connect-src {connect}; worker-src "
-              "'self'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:; base-uri 'none'; form-action 'none'")
+    policy = (f"default-src 'none'; script-src 'sha256-{own}' 'wasm-unsafe-eval' {script}; connect-src {connect}; "
+              "worker-src 'self'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:; base-uri 'none'; "
+              "form-action 'none'")
     inside = {name: b64encode(data).decode() for name, data in parts.items()}
     return _render('web.html', code=code, style=style, policy=policy, parts=inside)
 
@@ -86,7 +87,8 @@ def make_page(
 )->Path: # index.html
     "Write a web page that classifies photos with an exported file."
     path = Path(path)
-    if path.suffix.lower() != '.onnx': raise ValueError(f'{path}: the page runs ONNX files; name a file ending in .onnx')
+    if path.suffix.lower() != '.onnx':
+        raise ValueError(f'{path}: the page runs ONNX files; name a file ending in .onnx')
     model = open_model(path)
     own = dict(name=path.name, card=_describe(record, model.info.get('checkpoint')))
     reads = dict(model=path) | (dict(record=record) if record else {})
@@ -105,8 +107,8 @@ def make_page(
 # %% ../../nbs/deploy/08_web.ipynb #n24ce72e
 def main(argv:list[str]|None=None)->int: # 0: done; 2: invalid arguments or files
     "Write a web page: `lightweight page FILE.onnx --out DIR`."
-    parser = argparse.ArgumentParser('lightweight page', allow_abbrev=False, description='Write a web page that classifies '
-                                     'photos with an exported file, on the device of its user.')
+    parser = argparse.ArgumentParser('lightweight page', allow_abbrev=False, description='Write a web page that '
+                                     'classifies photos with an exported file, on the device of its user.')
     add = parser.add_argument
     add('model', nargs='?', help='exported file: .onnx (default: the model that comes with the package)')
     add('--out', required=True, metavar='DIR', help='folder of the page; an earlier, unedited page there is replaced')
@@ -116,6 +118,7 @@ def main(argv:list[str]|None=None)->int: # 0: done; 2: invalid arguments or file
     if '' in (args.model, args.out): parser.error('a path is empty')
     def work():
         index = make_page(args.model or find_bundled().with_suffix('.onnx'), args.out, args.single, args.record)
-        print(index if args.single else f'{index}; try: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(args.out)}')
+        server = f'; try: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(args.out)}'
+        print(index if args.single else f'{index}{server}')
         return 0
     return run_command(parser.prog, work, (ImportError,))

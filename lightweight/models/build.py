@@ -140,7 +140,7 @@ def _pool_map(x, kind): # (n, channels, side, side) → (n, channels)
 
 _tails = dict(EfficientNet=('conv_head', 'bn2'), ByobNet=('final_conv',)) # timm's layers between blocks and pooling
 
-def _compute_maps(net, x): # a network of timm → the maps after each block, and the last maps, (n, channels, side, side)
+def _compute_maps(net, x): # a timm network → the maps after each block, and the last ones, (n, channels, side, side)
     stem, blocks = split_blocks(net)
     maps = list(accumulate([*stem, *blocks], lambda x, module: module(x), initial=x))[1 + len(stem):]
     last = maps[-1]
@@ -174,7 +174,8 @@ class FeatureNetwork(Block):
         self.parts, self.which = parts, [names.index(part.network) for part in parts]
         self.eval()
         with torch.no_grad():
-            found = [self.compute(torch.zeros(1, 3, part.size, part.size), nets[i], part) for i, part in zip(self.which, parts)]
+            pairs = zip(self.which, parts)
+            found = [self.compute(torch.zeros(1, 3, part.size, part.size), nets[i], part) for i, part in pairs]
         self.train()
         width = sum(f.shape[1] for f in found)
         self.linear = init_weights(LAYERS['linear'](width, n_classes, dropout))

@@ -161,7 +161,8 @@ def evaluate(
 
 def _check_thresholds(model, promises): # refuse a file that does not hold what the record of calibrate says
     if (model.info.get('calibration') or {}).get('thresholds') != promises['thresholds']:
-        raise ValueError(f'{model.path}: its thresholds are not those of {CALIBRATION}; run lightweight calibrate again')
+        raise ValueError(f'{model.path}: its thresholds are not those of {CALIBRATION}; '
+                         'run lightweight calibrate again')
 
 def open_asking(
     files:dict[str, list], # variant → exported file, precision, SHA-256
@@ -255,7 +256,7 @@ reject it. A class without a promise is never accepted."""
 _how_to_abstain = """The lower the curve of risk and coverage, and the more it falls towards the left, the more
 errors are avoided by accepting confident crops only. Its left end rests on few crops."""
 _how_to_trust = """Lower is better for all three; intervals are by photo. AUGRC is the mean number of accepted
-errors per crop, over all coverages; Brier score and log loss judge the probabilities. In the reliability diagram,
+errors per crop, over all coverages; Brier score and log loss measure the probabilities. In the reliability diagram,
 points below the diagonal are overconfident."""
 
 def _list_sorting(found, figures, quality): # the first sections of the report; quality: in words
