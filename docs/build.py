@@ -2,7 +2,7 @@
 
 The pages at the top of nbs/ show their stored outputs. Library pages are executed, unless the outputs of their present code with the present
 package are kept from an earlier build. `python docs/build.py --stored` runs none."""
-import argparse, hashlib, importlib, inspect, json, re, shutil, sys, time
+import argparse, hashlib, importlib, inspect, json, re, shutil, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sphinx.cmd.build import main as run_sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
-from outputs import hash_source  # noqa: E402
+from outputs import hash_source, shrink_picture  # noqa: E402
 
 COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
 TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency",
@@ -24,7 +24,7 @@ TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compre
 INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
 UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
 NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
-LOST = re.compile(r"^ *(?:def __init__\(self, )?(\*\*\w+|\))[^#\s]* +# (.+)$", re.M)  # comments that nbdev leaves out
+LOST = re.compile(r"^ *(?:def __init__\(self, )?(\*\*\w+|\)|\w+(?=:\S))[^#\n]* # (.+)$", re.M)  # comments that nbdev leaves out
 TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
 
 
@@ -40,12 +40,13 @@ def execute(path, cache, package, stored=False):
     kept = cache/f"{path.stem}-{hashlib.sha256(f'{package} {hash_source(nb)}'.encode()).hexdigest()[:16]}.json"
     if stored and not kept.exists(): return
     if not kept.exists():
-        start = time.monotonic()
+        print(path.relative_to(ROOT), flush=True)
         for cell, kind in zip(nb.cells, kinds):
             if kind & {"slow", "eval"}: cell.metadata["tags"] = ["skip-execution"]
         NotebookClient(nb, timeout=1800, resources=dict(metadata=dict(path=str(path.parent))), kernel_name="python3").execute()
-        write(kept, json.dumps([cell.outputs for cell in nb.cells if cell.cell_type == "code"]))
-        print(f"{path.relative_to(ROOT)}: {time.monotonic() - start:.0f} s", flush=True)
+        outputs = [cell.outputs for cell in nb.cells if cell.cell_type == "code"]
+        for data in [o.data for found in outputs for o in found if "image/png" in o.get("data", {})]: data["image/png"] = shrink_picture(data["image/png"])
+        write(kept, json.dumps(outputs))
     return json.loads(kept.read_text())
 
 
@@ -64,8 +65,8 @@ def show(thing, name, level):
     quoted = {k: v for k, v in getattr(thing, "__annotations__", {}).items() if isinstance(v, str)}  # types of libraries that are imported inside
     if quoted: thing.__annotations__ |= {k: type(v, (), dict(__module__="builtins")) for k, v in quoted.items()}
     text = show_doc(thing, name=name, title_level=level)._repr_markdown_().removeprefix("---").lstrip()
-    made = getattr(thing, "__init__", thing) if inspect.isclass(thing) else thing
-    lost = [(key, comment) for key, comment in (LOST.findall(inspect.getsource(made)) if inspect.isfunction(made) else []) if comment not in text]
+    made = thing if hasattr(thing, "_fields") or not inspect.isclass(thing) else thing.__init__
+    lost = [(key, comment) for key, comment in (LOST.findall(inspect.getsource(made)) if hasattr(made, "__module__") else []) if comment not in text]
     return text + "".join(f"\n\n`{key if key != ')' else 'returns'}`: {comment}" for key, comment in lost)
 
 
@@ -75,8 +76,8 @@ def describe(name, module):
     options = [(f"`{option}`", f"`{field.default!r}`", field.description or "") for option, field in getattr(thing, "model_fields", {}).items()]
     methods = [m for m, f in vars(thing).items() if inspect.isroutine(f) and f.__doc__ and (m[0] != "_" or m == "__call__")
                and getattr(f, "__module__", "") == module.__name__]
-    parts = [f"({module.__name__}.{name})=\n{show(thing, name, 3)}", make_table(["option", "default", "description"], options) if options else ""]
-    return "\n\n".join(parts + [show(getattr(thing, m), f"{name}.{m}", 4) for m in methods])
+    table = make_table(["option", "default", "description"], options) if options else ""
+    return "\n\n".join([f"({module.__name__}.{name})=", show(thing, name, 3), table, *(show(getattr(thing, m), f"{name}.{m}", 4) for m in methods)])
 
 
 def link_names(text, names):
