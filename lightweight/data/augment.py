@@ -31,7 +31,8 @@ class DataSettings(Settings):
     augment:Literal['none','rand','trivial'] = Field('trivial', description='RandAugment, TrivialAugment or neither')
     n_ops:int = Field(3, ge=1, le=14, description='number of RandAugment operations per image')
     cutout:float = Field(0.0, ge=0, le=1, description='probability of a grey rectangle')
-    crop_pct:float = Field(1.0, ge=0.5, le=1, description='share of the side, at the centre, that is used outside training')
+    crop_pct:float = Field(1.0, ge=0.5, le=1, description="evaluate on the centre, this share of the side, and train "
+                           "at its size (timm's crop_pct; needs zoom below 1)")
     train_size = property(lambda self: int(self.img_size*self.crop_pct + .5)) # side of the training images, pixels
 
 # %% ../../nbs/data/13_augment.ipynb #c008
@@ -40,13 +41,12 @@ _n_turns = dict(none=0, horizontal=1, all=3) # kinds of flips → how many of: l
 def make_augmentation(s:DataSettings)->Callable: # uint8 (3, size, size) → the same, changed at random
     "Compose the augmentation of one image: the reference."
     fill, quarter = list(GREY), v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))])
-    zoom = v2.RandomResizedCrop(s.train_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)
-    scale = [zoom] if s.zoom < 1 else [v2.Resize(s.train_size, antialias=True)]
+    zoom = [v2.RandomResizedCrop(s.train_size, scale=(s.zoom, 1), ratio=(0.8, 1.25), antialias=True)]*(s.zoom < 1)
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), quarter][:_n_turns[s.flip]]
     levels = [v2.RandAugment(s.n_ops, m, num_magnitude_bins=10, fill=fill) for m in range(10)]
     policy = dict(none=[], rand=[v2.RandomChoice(levels)], trivial=[v2.TrivialAugmentWide(fill=fill)])[s.augment]
     cutout = [v2.RandomErasing(s.cutout, scale=(0.05, 0.25), value=fill)]*(s.cutout > 0)
-    return v2.Compose([*scale, *flips, *policy, *cutout, v2.Identity()])
+    return v2.Compose([*zoom, *flips, *policy, *cutout, v2.Identity()])
 
 # %% ../../nbs/data/13_augment.ipynb #c012
 def _coin(n, p=0.5): return torch.rand(n) < p
@@ -59,10 +59,6 @@ def _flip_batch(x, kind):
 def _zoom_batch(x, least, size): # scale a random part of each image to a size
     boxes = [RandomResizedCrop.get_params(image, (least, 1), (0.8, 1.25)) for image in x]
     return torch.stack([F.resized_crop(image, *box, [size, size], antialias=True) for image, box in zip(x, boxes)])
-
-def _scale_batch(x, s): # random parts, or whole images, as copies
-    if s.zoom < 1: return _zoom_batch(x, s.zoom, s.train_size)
-    return x.clone() if s.crop_pct == 1 else F.resize(x, [s.train_size]*2, antialias=True)
 
 def _cut_out_batch(x, p): # paint a grey rectangle into random images of a batch
     for i in _coin(len(x), p).nonzero()[:, 0].tolist():
@@ -125,7 +121,7 @@ def _apply_policy(x, kind, n_ops):
 def make_batch_augmentation(s:DataSettings)->Callable: # uint8 (n, 3, size, size) → (n, 3, train_size, train_size), changed at random
     "Compose the augmentation of a batch."
     def change(x):
-        x = _flip_batch(_scale_batch(x, s), s.flip)
+        x = _flip_batch(_zoom_batch(x, s.zoom, s.train_size) if s.zoom < 1 else x.clone(), s.flip)
         if s.augment != 'none': x = _apply_policy(x, s.augment, s.n_ops)
         return _cut_out_batch(x, s.cutout) if s.cutout else x
     return change

@@ -111,7 +111,7 @@ def make_metadata(
     recipe = network.recipe
     cut = f", cut after {recipe['cut']} blocks" if recipe.get('cut') is not None else ''
     own = {k: info[k] for k in ('classes', 'img_size', 'resize', 'mean', 'std', 'split')}
-    held = dict(examples=examples) if examples else {}
+    held = (dict(examples=examples) if examples else {}) | {k: info[k] for k in ('crop_pct',) if k in info}
     return dict(version=VERSION, name=recipe['name'] + cut, **own, context=cutting['context'], square=cutting['square'],
                 checkpoint=checkpoint, parameters=count_parameters(network), licence=licence, precision=precision,
                 temperature=temperature) | held

@@ -268,12 +268,26 @@ def _make_parser():
     add('--precision', choices=('f32', 'bf16'), default='f32', help='precision of OpenVINO (default: %(default)s)')
     return parser
 
-def _take_model(args): # the first path, if it is one, becomes `args.model`; a path that does not exist, or ''
+def _find_models(path): # the exported files of a folder or of a run
+    if not os.path.isdir(path): return []
+    return [p for folder in (Path(path), Path(path)/'export') if folder.is_dir()
+            for p in sorted(folder.iterdir()) if p.suffix.lower() in RUNTIMES]
+
+def _find_model_fault(paths): # why paths without a model before them may not be meant for that of the package; or ''
+    known = f'a model ends in {", ".join(RUNTIMES)}'
+    for path in paths:
+        suffix = Path(path).suffix.lower()
+        if suffix in RUNTIMES: return f'{path}: name the model first'
+        if suffix in ('.safetensors', '.pth', '.ckpt', '.bin'): return f'{path}: not an exported file ({known}); export it'
+        if found := _find_models(path): return f'{path}: name one of its models, such as {found[0]}'
+    lost = next((p for p in paths[:1] if p not in ('', '-') and '://' not in p and not os.path.lexists(p)), None)
+    return f'{lost}: there is no such file or folder ({known})' if lost else ''
+
+def _take_model(args): # the first path, if it is one, becomes `args.model`; why there may be none, or ''
     args.named = bool(args.paths) and (args.self_test or Path(args.paths[0]).suffix.lower() in RUNTIMES)
     own = find_bundled()
     args.model = args.paths.pop(0) if args.named else str(own.parent if args.self_test else own)
-    known = args.named or any(p in ('', '-') or '://' in p or os.path.lexists(p) for p in args.paths[:1])
-    return '' if known else next(iter(args.paths), '')
+    return '' if args.named else _find_model_fault(args.paths)
 
 def _find_list_faults(args): # contradictions of the options of lists
     if not args.list: return [(args.shard != 1000, '--shard belongs to --workers or --scheduler')]
@@ -286,7 +300,7 @@ def _find_list_faults(args): # contradictions of the options of lists
 def _parse_arguments(argv):
     "Parse the command line; contradictory options end with exit code 2. `coco` is the COCO file or None."
     args = (parser := _make_parser()).parse_intermixed_args(argv)
-    lost = _take_model(args)
+    fault = _take_model(args)
     documents = [p for p in args.paths if p.lower().endswith('.json') and not os.path.isdir(p)]
     suffix, args.coco = os.path.splitext(args.out or '')[1].lower(), next(iter(documents), None)
     args.stream, args.list = '-' in args.paths, args.workers is not None or args.scheduler is not None
@@ -296,7 +310,7 @@ def _parse_arguments(argv):
     if args.stream and not args.list: args.batch = 1
     faults = [*_find_list_faults(args), ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
-              (lost, f'{lost}: there is no such file or folder (a model ends in {", ".join(RUNTIMES)})'),
+              (fault, fault),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
               ((args.stream or documents) and len(args.paths) > 1, '- and a COCO file must be the only path'),
               (args.photos and not args.coco, '--photos belongs to a COCO file'),

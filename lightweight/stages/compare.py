@@ -22,6 +22,7 @@ from ..data.crops import read_crops_info
 from ..deploy.formats import open_untrained
 from ..deploy.timing import time_beside, time_reference
 from ..metrics.metrics import t_interval
+from ..models.build import keep_centre
 from ..models.complexity import describe_network
 from .train import OWN_FILES as _run_files, TrainSettings, build_from, train_once
 from ..training.checkpoint import load_checkpoint
@@ -77,8 +78,11 @@ def _tabulate_worth(runs):
 # %% ../../nbs/compare.ipynb #c014
 def _time_variations(plan, variant, root): # measure the latency of all networks of a plan, interleaved
     n_classes = len(read_crops_info(root/plan['', 'base'].crops)['classes'])
-    def build(t): return load_checkpoint(resolve_path(t.start, root))[0] if t.start else build_from(t, n_classes, root)
-    keys = {key: (t.network, t.cut, t.head_width, t.start, t.img_size) for key, t in plan.items()}
+    def build(t):
+        if not t.start: return build_from(t, n_classes, root)
+        return keep_centre(load_checkpoint(resolve_path(t.start, root))[0], t.crop_pct)
+    keys = {key: (t.network, t.cut, t.head_width, t.start, t.pretrained == 'waste', t.crop_pct, t.img_size)
+            for key, t in plan.items()}
     networks = {keys[key]: build(t) for key, t in plan.items()}
     models = {key: open_untrained(network, key[-1], n_classes, variant) for key, network in networks.items()}
     base = models[keys['', 'base']]

@@ -69,7 +69,10 @@ def _make_check(network, info, rows, centres):
 def _take_examples(s, store, network, info, temperature, check, limits): # images for the self-test of the files
     images, probs = check.keywords['images'], check.keywords['reference']
     if store:
-        images = load_images([store/crop for crop in read_manifest(store, 'valid').crop], info['img_size'], info['resize'])
+        rows = read_manifest(store, 'valid')
+        if rows.empty: raise ValueError(f'examples_from = {s.examples_from}: it has no crops in valid')
+        paths = [store/crop for crop in rows.sample(min(s.examples, len(rows)), random_state=0).crop]
+        images = load_images(paths, info['img_size'], info['resize'])
         probs = scale_probabilities(predict_images(network, images, info['mean'], info['std']), temperature)
         images = to_pixels(images)
     return draw_examples(images, probs, limits, s.examples)

@@ -21,7 +21,7 @@ import lightweight.training.distillation as distillation
 import lightweight.training.checkpoint as runs
 from ..core.files import check_folder, claim_folder, nest_files
 from ..core.records import hash_data, hash_file, read_record, start_record, write_record
-from ..core.settings import ReadPath, WritePath, find_root, read_yaml, resolve_path, settings_main
+from ..core.settings import ReadPath, SettingsError, WritePath, find_root, read_yaml, resolve_path, settings_main
 from ..data.augment import DataSettings
 from ..data.crops import explain_untested, name_crops, read_crops_info, read_manifest
 from ..data.loaders import list_categories, make_dataloaders
@@ -82,6 +82,7 @@ class TrainSettings(DataSettings, TrainingSettings):
             raise ValueError(f'{given}: nothing is trained with epochs = 0; leave it out, or choose epochs = 1 or more')
         return self
 
+    def list_reads(self, root): return {k: v for k, v in super().list_reads(root).items() if getattr(self, k) != 'waste'}
     sees_valid = property(lambda self: self.refit and self.epochs + self.freeze_epochs > 0) # a network, not a probe
 
     def read_preset(self)->dict: # option → value
@@ -99,8 +100,11 @@ class TrainSettings(DataSettings, TrainingSettings):
 def apply_preset(s:TrainSettings)->TrainSettings: # with the name of the preset that was used
     "Fill the options that were not set with the values of the preset."
     own = s.crops != TrainSettings.model_fields['crops'].default
-    free = not s.model_fields_set & {'network', 'start', 'cut', 'pretrained', 'teacher'}
+    chosen = s.model_fields_set - ({'pretrained'} if s.pretrained == 'waste' else set())
+    free = not chosen & {'network', 'start', 'cut', 'pretrained', 'teacher'}
     name = s.preset if s.preset != 'auto' else 'recommended' if own and free else 'none'
+    if name == 'quick' and s.pretrained == 'waste':
+        raise SettingsError('preset = quick: it fits the features of its own network; leave pretrained = waste out')
     named = s.model_copy(update=dict(preset=name))
     return TrainSettings.check(named.read_preset() | named.model_dump(exclude_unset=True), variables=False)
 
@@ -118,6 +122,18 @@ def pick_decisive(s:TrainSettings)->dict: # as plain data
     "Select the settings that affect the result."
     return s.model_dump(exclude={'out', 'resume', 'checkpoint_every', 'device', 'tracker', 'find_lr', 'preset'})
 
+def _build_bundled(s, n_classes, class_of):
+    "The network of the package, with its weights and a new classifier."
+    changed, path = s.changed(), find_bundled().with_suffix('.safetensors')
+    if given := next((k for k in _of_bundled if k in changed), None):
+        raise ValueError(f'{given} = {changed[given]!r}: pretrained = waste has its own network; leave {given} out')
+    own, known = runs.read_checkpoint_info(path)['recipe'], runs.load_checkpoint(path)[0].state_dict()
+    network = build_network(own['name'], n_classes, cut=own['cut'], head_width=own['head_width'],
+                            dropout=s.dropout or None, class_of=class_of)
+    last = next(name for name, m in network.named_modules() if m is network.classifier)
+    network.load_state_dict({k: v for k, v in known.items() if not k.startswith(f'{last}.')}, strict=False)
+    return network
+
 def build_from(
     s:TrainSettings, # network, cut, head_width, dropout
     n_classes:int, # outputs
@@ -126,8 +142,10 @@ def build_from(
     class_of:list[int]|None=None, # class number of each category, if it is to learn categories
 )->nn.Module:
     "Build the network that settings describe."
-    name = resolve_network(s.network, root)
-    return build_network(name, n_classes, pretrained, s.cut, root, s.head_width, s.dropout or None, class_of)
+    if s.pretrained == 'waste': network = _build_bundled(s, n_classes, class_of)
+    else: network = build_network(resolve_network(s.network, root), n_classes, pretrained, s.cut, root, s.head_width,
+                                  s.dropout or None, class_of)
+    return keep_centre(network, s.crop_pct)
 
 def _load_start(s, root, classes):
     "The network of the checkpoint `start`, mean and std of its pixels, and metadata for the new checkpoint."
@@ -142,24 +160,19 @@ def _load_start(s, root, classes):
     if info.get('categories') not in (None, list_categories(read_manifest(root/s.crops))[2]):
         raise ValueError(f'start = {s.start}: it has learnt other categories than the crops have')
     start = dict(checkpoint=hash_file(path), split=info['split'], img_size=info['img_size'])
-    return runs.load_checkpoint(path)[0], info['mean'], info['std'], dict(start=start)
-
-def _load_bundled(s, classes, class_of):
-    "The network of the model that comes with the package and its normalisation, with a new classifier."
-    changed, path = s.changed(), find_bundled().with_suffix('.safetensors')
-    if given := next((k for k in _of_bundled if k in changed), None):
-        raise ValueError(f'{given} = {changed[given]!r}: pretrained = {s.pretrained} has its own network; leave {given} out')
-    info = runs.read_checkpoint_info(path)
-    own = {k: info['recipe'][k] for k in ('name', 'cut', 'head_width')}
-    network = build_network(**own, n_classes=len(classes), pretrained=path, dropout=s.dropout or None, class_of=class_of)
-    return network, info['mean'], info['std'], {}
+    if 'crop_pct' in info: start['crop_pct'] = info['crop_pct']
+    network = keep_centre(runs.load_checkpoint(path)[0], s.crop_pct)
+    return network, info['mean'], info['std'], dict(start=start)
 
 def _make_network(s, root, classes): # the network, mean and std of its pixels, and metadata about its origin
     if s.start: return _load_start(s, root, classes)
     class_of = list_categories(read_manifest(root/s.crops))[1] if s.labels == 'categories' else []
     finer = class_of if len(class_of) > len(classes) else None
     set_seed(s.seed)
-    if s.pretrained == 'waste': return _load_bundled(s, classes, finer)
+    if s.pretrained == 'waste':
+        path = find_bundled().with_suffix('.safetensors')
+        info, origin = runs.read_checkpoint_info(path), dict(pretrained=hash_file(path))
+        return build_from(s, len(classes), root, class_of=finer), info['mean'], info['std'], origin
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     mean, std = normalization(resolve_network(s.network, root))
     return build_from(s, len(classes), root, pretrained, finer), mean, std, {}
@@ -190,7 +203,8 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
     _check_seen(s, known)
     if s.teacher_view == 'same':
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
-        keep_centre(teacher.network, 1)        # training images have been zoomed
+        keep_centre(teacher.network, 1)        # it sees whole images of the size at which it was trained
+        teacher.size = int(teacher.size*known.get('crop_pct', 1) + .5)
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
         if mirror and is_probe(known):
@@ -201,6 +215,11 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
         else: logits = distillation.open_logits(path, store, mirror, dls.device, fine)
         teacher = distillation.look_up(logits, dls)
     return distillation.Distill(teacher, s.temperature, s.teacher_weight)
+
+def _check_centre(s, network): # refuse a centre that training does not prepare for
+    if s.crop_pct == 1: return
+    if s.zoom == 1: raise ValueError(f'crop_pct = {s.crop_pct}: training enlarges objects only if zoom is below 1')
+    if 'parts' in network.recipe: raise ValueError(f'crop_pct = {s.crop_pct}: the views of {s.network} are in its file')
 
 def prepare_run(
     s:TrainSettings, # what to train
@@ -213,7 +232,7 @@ def prepare_run(
     if s.precision != 'auto': precision_callbacks(s.precision, device)
     teacher = find_teacher(s, root)
     network, mean, std, origin = _make_network(s, root, crops['classes'])
-    keep_centre(network, s.crop_pct)
+    _check_centre(s, network)
     if s.probe and (not isinstance(network.classifier, nn.Linear) or network.classifier.bias is None):
         raise ValueError(f'probe = true: the classifier of {s.network} is not a linear layer with a bias')
     set_seed(s.seed)
@@ -246,10 +265,14 @@ def _explain_start(info): # warn if the checkpoint that is fine-tuned had anothe
     start = info.get('start', info)
     lines = dict(split='start was trained on another split, so valid macro-F1 may be too high (data leakage)',
                  img_size=f"start was trained at {start['img_size']} px, this run at {info['img_size']} px")
-    return [line for name, line in lines.items() if start[name] != info[name]]
+    lines['crop_pct'] = f"start has crop_pct = {start.get('crop_pct', 1)}, this run {info.get('crop_pct', 1)}"
+    found = [line for name, line in lines.items() if start.get(name, 1) != info.get(name, 1)]
+    seen = 'the weights of the package were trained on all photos of TACO, so macro-F1 on these is too high'
+    return found + [seen]*('pretrained' in info)
 
 def _hash_inputs(s, root):
-    files = dict(start=s.start and resolve_path(s.start, root), teacher=find_teacher(s, root))
+    files = dict(start=s.start and resolve_path(s.start, root), teacher=find_teacher(s, root),
+                 pretrained=s.pretrained == 'waste' and find_bundled().with_suffix('.safetensors'))
     crops = dict(split=read_crops_info(root/s.crops)['splits'], crops=name_crops(root/s.crops))
     return crops | {name: hash_file(path) for name, path in files.items() if path}
 
@@ -314,7 +337,8 @@ def _finish(s, root, out, learn, history, say, how, inputs, make):
 def _run(s):
     s = apply_preset(s)
     if s.preset != 'none': print(f'preset {s.preset}: values of configs/presets/{s.preset}.yaml, except what was set'
-                                  + '; the network is that of start'*bool(s.start))
+                                  + '; the network is that of start'*bool(s.start)
+                                  + '; the network is that of the package'*(s.pretrained == 'waste'))
     if s.find_lr:
         run = prepare_run(s)
         learn = make_learner(run.dls, run.network, run.loss, settle_run(s, run)[0], s.out, run.info)

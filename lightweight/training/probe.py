@@ -24,6 +24,7 @@ from ..core.records import hash_data
 from ..data.cache import name_store, open_store
 from ..data.loaders import list_categories
 from ..metrics.metrics import macro_f1
+from ..models.build import read_crop_pct
 from ..models.layers import CategoryLinear
 from ..models.surgery import fold_batchnorm
 from .checkpoint import load_checkpoint, normalize_images, read_checkpoint_info, save_checkpoint
@@ -46,6 +47,7 @@ def open_probe_features(
     crops = name_store(store, info['img_size'], info['resize']).name
     recipe = {k: v for k, v in network.recipe.items() if k not in ('name', 'n_classes', 'class_of')}
     parts = crops, recipe, hash_network(network, classifier=False), list(info['mean']), list(info['std'])
+    if (share := read_crop_pct(network)) < 1: parts = *parts, share
     key = hash_data(parts)[:16]
     @cache
     def fold(): return Pooled(fold_batchnorm(network)).to(device, memory_format=torch.channels_last) # if it is needed
