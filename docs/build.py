@@ -36,9 +36,8 @@ def write(path, content):
 def execute(path, cache, package, stored=False):
     "Run a page, unless its outputs are kept; the outputs of its code cells. Pages with parameters run as stages, not here; none if `stored`."
     nb, kinds = nbformat.read(path, as_version=4), [set(cell.directives) for cell in read_nb(path).cells]
-    if any("parameters" in cell.metadata.get("tags", []) for cell in nb.cells): return
     kept = cache/f"{path.stem}-{hashlib.sha256(f'{package} {hash_source(nb)}'.encode()).hexdigest()[:16]}.json"
-    if stored and not kept.exists(): return
+    if stored and not kept.exists() or any("parameters" in cell.metadata.get("tags", []) for cell in nb.cells): return
     if not kept.exists():
         print(path.relative_to(ROOT), flush=True)
         for cell, kind in zip(nb.cells, kinds):
@@ -77,7 +76,7 @@ def describe(name, module):
     methods = [m for m, f in vars(thing).items() if inspect.isroutine(f) and f.__doc__ and (m[0] != "_" or m == "__call__")
                and getattr(f, "__module__", "") == module.__name__]
     table = make_table(["option", "default", "description"], options) if options else ""
-    return "\n\n".join([f"({module.__name__}.{name})=", show(thing, name, 3), table, *(show(getattr(thing, m), f"{name}.{m}", 4) for m in methods)])
+    return "\n\n".join([f"({module.__name__}.{name})=", show(thing, name, 3), table, *(show(getattr(thing, m), f"{name}.{m}".replace("__", r"\_\_"), 4) for m in methods)])
 
 
 def link_names(text, names):
@@ -172,10 +171,9 @@ def main():
     write(source/"index.md", (ROOT/"docs/index.md").read_bytes())
     write_pages(source, outputs)
     write_results(source)
-    failed = run_sphinx(["-WEq", "--keep-going", "-j", "auto", "-c", str(ROOT/"docs"), "-d", str(args.out/"work/doctrees"), str(source), str(html)])
+    if run_sphinx(["-WEq", "--keep-going", "-j", "auto", "-c", str(ROOT/"docs"), "-d", str(args.out/"work/doctrees"), str(source), str(html)]): return 1
     sizes = {path: path.stat().st_size/1e6 for path in html.rglob("*") if path.is_file()}
-    if not failed: print(f"{html/'index.html'}: {sum(path.suffix == '.html' for path in sizes)} pages, {sum(sizes.values()):.1f} MB")
-    return failed
+    print(f"{html/'index.html'}: {sum(path.suffix == '.html' for path in sizes)} pages, {sum(sizes.values()):.1f} MB")
 
 
 if __name__ == "__main__": sys.exit(main())
