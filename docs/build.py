@@ -1,8 +1,8 @@
 """Build the documentation from notebooks and records, into outputs/docs/html: `make docs`.
 
-The pages at the top of nbs/ show their stored outputs. Library pages are executed, unless the outputs of their present code with the present
+Pages at the top of nbs/ show their stored outputs. Library pages are executed, unless the outputs of their present code with the present
 package are kept from an earlier build. `python docs/build.py --stored` runs none."""
-import argparse, hashlib, importlib, inspect, json, re, shutil, sys
+import argparse, hashlib, importlib, inspect, json, os, re, shutil, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sphinx.cmd.build import main as run_sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
-from outputs import hash_source, shrink_picture  # noqa: E402
+from outputs import clean_output, hash_source  # noqa: E402
 
 COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
 TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency",
@@ -43,9 +43,7 @@ def execute(path, cache, package, stored=False):
         for cell, kind in zip(nb.cells, kinds):
             if kind & {"slow", "eval"}: cell.metadata["tags"] = ["skip-execution"]
         NotebookClient(nb, timeout=1800, resources=dict(metadata=dict(path=str(path.parent))), kernel_name="python3").execute()
-        outputs = [cell.outputs for cell in nb.cells if cell.cell_type == "code"]
-        for data in [o.data for found in outputs for o in found if "image/png" in o.get("data", {})]: data["image/png"] = shrink_picture(data["image/png"])
-        write(kept, json.dumps(outputs))
+        write(kept, json.dumps([list(filter(None, map(clean_output, cell.outputs))) for cell in nb.cells if cell.cell_type == "code"]))
     return json.loads(kept.read_text())
 
 
@@ -165,6 +163,7 @@ def main():
     for folder in (html, source): shutil.rmtree(folder, ignore_errors=True)
     package = hashlib.sha256(b"".join(file.read_bytes() for file in sorted((ROOT/"lightweight").rglob("*.py")))).hexdigest()
     library = sorted((ROOT/"nbs").glob("*/[!.]*.ipynb"))
+    os.environ |= dict(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="module://matplotlib_inline.backend_inline")  # of the kernels
     with ThreadPoolExecutor(2) as pool:
         outputs = dict(zip(library, pool.map(lambda path: execute(path, args.out/"executed", package, args.stored), library)))
     for path in [path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()]: write(source/path.relative_to(ROOT), path.read_bytes())

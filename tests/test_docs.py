@@ -137,7 +137,7 @@ def test_page_runs_once_while_neither_it_nor_the_package_changes(build, tmp_path
     page = write_page(tmp_path/"page.ipynb", f"print(1, file=open({str(log)!r}, 'a'))\n6*7", "#| slow\n1/0")
     for package, times in (("a", 1), ("a", 1), ("b", 2)):
         outputs = build.execute(page, tmp_path/"cache", package)
-        assert outputs[0][0]["data"]["text/plain"] == "42" and outputs[1] == [] and log.read_text() == "1\n"*times
+        assert outputs[0][0]["data"]["text/plain"] == ["42"] and outputs[1] == [] and log.read_text() == "1\n"*times
     with pytest.raises(Exception, match="ZeroDivisionError"): build.execute(write_page(page, "1/0"), tmp_path/"cache", "b")
 
 
