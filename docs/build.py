@@ -24,7 +24,7 @@ TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compre
 INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
 UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
 NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
-LOST = re.compile(r"^ *(?:def __init__\(self, )?(\*\*\w+|\)|\w+(?=:\S))[^#\n]* # (.+)$", re.M)  # comments that nbdev leaves out
+FIELD, LOST = (re.compile(text, re.M) for text in (r"^    (\w+)(?=:\S)[^#\n]* # (.+)$", r"^ *(?:def __init__\(self, )?(\*\*\w+|\))[^#\n]* # (.+)$"))
 TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
 
 
@@ -62,8 +62,9 @@ def show(thing, name, level):
     quoted = {k: v for k, v in getattr(thing, "__annotations__", {}).items() if isinstance(v, str)}  # types of libraries that are imported inside
     if quoted: thing.__annotations__ |= {k: type(v, (), dict(__module__="builtins")) for k, v in quoted.items()}
     text = show_doc(thing, name=name, title_level=level)._repr_markdown_().removeprefix("---").lstrip()
-    made = thing if hasattr(thing, "_fields") or not inspect.isclass(thing) else thing.__init__
-    lost = [(key, comment) for key, comment in (LOST.findall(inspect.getsource(made)) if hasattr(made, "__module__") else []) if comment not in text]
+    made = thing.__init__ if inspect.isclass(thing) else thing
+    found = FIELD.findall(inspect.getsource(thing)) if made is not thing else []  # comments that nbdev leaves out: of fields, here, and of **names
+    lost = [(key, comment) for key, comment in found + (LOST.findall(inspect.getsource(made)) if inspect.isfunction(made) else []) if comment not in text]
     return text + "".join(f"\n\n`{key if key != ')' else 'returns'}`: {comment}" for key, comment in lost)
 
 
