@@ -24,7 +24,7 @@ TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compre
 INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
 UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
 NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore
-FIELD, LOST = (re.compile(text, re.M) for text in (r"^    (\w+)(?=:\S)[^#\n]* # (.+)$", r"^ *(?:def __init__\(self, )?(\*\*\w+|\))[^#\n]* # (.+)$"))
+FIELD, LOST = (re.compile(text, re.M) for text in (r"^    (\w+)(?=:)[^#\n]* # (.+)$", r"^ *(?:def __init__\(self, )?(\*\*\w+|\))[^#\n]* # (.+)$"))
 TUPLE = re.compile(r"^([A-Z]\w*) = namedtuple.*$", re.M)
 
 
