@@ -4,6 +4,7 @@ Pages at the top of nbs/ show their stored outputs. Library pages are executed, 
 package are kept from an earlier build. `python docs/build.py --stored` runs none."""
 import argparse, hashlib, importlib, inspect, json, os, re, shutil, sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
@@ -15,8 +16,10 @@ from sphinx.cmd.build import main as run_sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
+from lightweight.core.files import claim_folder  # noqa: E402
 from outputs import clean_output, hash_source  # noqa: E402
 
+OWN_FILES = ["html/**", "work/**", "executed/*.json", "jupyter_execute/**"]
 COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
 TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency",
               probe="Linear probes on TACO", race="Records of the cross-validation", sorting="Promised purity and label choice", train="Trainings on TACO",
@@ -154,15 +157,29 @@ def write_pages(source, outputs):
     write(source/"nbs/reference.md", "\n\n".join(reference))
 
 
+def hash_package():
+    "Hash what pages use of the package: its code, templates and model, and the configs, to which lightweight/configs is a link."
+    files = [file for folder in ("configs", "lightweight") for file in sorted((ROOT/folder).rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+    lines = [f"{file.relative_to(ROOT).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT/"outputs/docs", help="folder of the site (html) and of what it is made from")
     parser.add_argument("--stored", action="store_true", help="run no page: show the outputs that are kept from earlier builds")
     args = parser.parse_args()
+    with ExitStack() as held:
+        try: held.enter_context(claim_folder(args.out, "docs", OWN_FILES, root=ROOT, field="--out"))
+        except (OSError, ValueError) as error: parser.error(str(error))
+        return build(args)
+
+
+def build(args):
+    "Replace what an earlier build made in the claimed folder; the exit code."
     source, html = args.out/"work/source", args.out/"html"
-    if html.exists() and not source.parent.exists(): parser.error(f"--out {args.out}: {html} is not from an earlier build; choose another folder")
     for folder in (html, source): shutil.rmtree(folder, ignore_errors=True)
-    package = hashlib.sha256(b"".join(file.read_bytes() for file in sorted((ROOT/"lightweight").rglob("*.py")))).hexdigest()
+    package = hash_package()
     library = sorted((ROOT/"nbs").glob("*/[!.]*.ipynb"))
     os.environ |= dict(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="module://matplotlib_inline.backend_inline")  # of the kernels
     with ThreadPoolExecutor(2) as pool:

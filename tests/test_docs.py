@@ -141,8 +141,32 @@ def test_page_runs_once_while_neither_it_nor_the_package_changes(build, tmp_path
     with pytest.raises(Exception, match="ZeroDivisionError"): build.execute(write_page(page, "1/0"), tmp_path/"cache", "b")
 
 
-def test_foreign_folder_is_not_replaced(tmp_path):
-    (tmp_path/"html").mkdir()
-    (tmp_path/"html/mine.txt").write_text("mine")
-    done = subprocess.run([sys.executable, ROOT/"docs/build.py", "--stored", "--out", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 2 and "is not from an earlier build" in done.stderr and (tmp_path/"html/mine.txt").read_text() == "mine"
+def test_package_is_its_code_configs_templates_and_model(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    seen = [build.hash_package()]
+    for name in ("lightweight/a.py", "lightweight/templates/a.css", "lightweight/bundled/a.onnx", "configs/train/a.yaml"):
+        for content in ("old", "new"):
+            build.write(tmp_path/name, content)
+            seen.append(build.hash_package())
+    build.write(tmp_path/"lightweight/__pycache__/a.pyc", "compiled")
+    assert len(set(seen)) == len(seen) and build.hash_package() == seen[-1]
+
+
+@pytest.mark.parametrize("names", [["html/mine.txt"], ["html/mine.txt", "work/mine.txt"], ["work/source/mine.txt"], ["executed/mine.json"], ["mine.txt"]])
+def test_foreign_folder_is_not_replaced(names, build, tmp_path, monkeypatch, capsys):
+    for name in names:
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["build.py", "--stored", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"): build.main()
+    assert f"--out = {tmp_path}: {names[0]} is there" in capsys.readouterr().err
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == names
+    assert all((tmp_path/name).read_text() == "mine" for name in names)
+
+
+def test_earlier_build_is_replaced(build, site, monkeypatch):
+    "A build leaves no file that the next one would refuse."
+    asked = []
+    monkeypatch.setattr(build, "build", lambda args: asked.append(args.out) or 0)
+    monkeypatch.setattr(sys, "argv", ["build.py", "--stored", "--out", str(site.parent)])
+    assert build.main() == 0 and asked == [site.parent]
