@@ -7,13 +7,12 @@ __all__ = ['Plan', 'ATTEMPTS', 'FILES', 'Outcome', 'plan_shards', 'run_shard', '
            'remove_shards', 'run_everywhere']
 
 # %% ../../nbs/core/06_shards.ipynb #na1672fc
-import hashlib, importlib, importlib.util, json, logging, os
+import hashlib, importlib, importlib.util, json, logging, os, time
 from collections import Counter, namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
-from queue import Empty, SimpleQueue
 
 from .. import __version__
 from .console import explain_error, list_some, open_progress
@@ -123,35 +122,33 @@ def _run_remote(plan, shard): # in a Dask worker: its address, and the outcome
     from distributed import get_worker
     return get_worker().address, run_shard(plan, shard)
 
-def _read_future(future, shard): # address and outcome; a worker that died is '' and to be repeated
-    if future.status == 'finished': return future.result()
-    error = future.exception() if future.status == 'error' else None
-    if type(error).__name__ == 'KilledWorker': return '', Outcome(shard, 'again', _killed)
-    raise ConnectionError(f'a worker cannot run lightweight ({type(error).__name__}: {error})' if error else
-                          'the connection to the scheduler was lost')
+def _read_future(client, future, shard): # address and outcome; of a worker that died '', and to be repeated
+    try: return future.result(timeout=10)
+    except Exception as e:
+        if type(e).__name__ == 'KilledWorker': return '', Outcome(shard, 'again', _killed)
+        if future.status == 'error': raise ConnectionError(f'a worker cannot run lightweight: {e!r}') from None
+        if client.status != 'running': raise ConnectionError('the connection to the scheduler was lost') from None
+        return '', Outcome(shard, 'again', 'the worker died after it')             # before it was asked for the outcome
 
 class _Cluster: # shards in flight on the workers of a client
     def __init__(self, client, plan):
-        self.client, self.plan, self.active, self.finished, self.unfit = client, plan, {}, SimpleQueue(), set()
+        self.client, self.plan, self.active, self.unfit = client, plan, {}, set()         # future → shard
 
     def submit(self, shard):
-        future = self.client.submit(_run_remote, self.plan, shard, pure=False)
-        self.active[future.key] = future, shard
-        future.add_done_callback(lambda future: self.finished.put(future.key))
+        self.active[self.client.submit(_run_remote, self.plan, shard, pure=False)] = shard
 
     def is_full(self): # two shards per worker
         return len(self.active) >= 2*max(1, len(self.client.nthreads()))
 
     def wait(self): # the next outcome
-        while True:
-            try: future, shard = self.active.pop(self.finished.get(timeout=1))
-            except Empty:
-                if self.client.status == 'running': continue
-                raise ConnectionError('the connection to the scheduler was lost') from None
-            address, outcome = _read_future(future, shard)
-            future.release()
-            if outcome.status == 'unfit': self.retire(address, outcome.why)
-            return outcome
+        while not (future := next((f for f in self.active if f.done()), None)):
+            if self.client.status != 'running': raise ConnectionError('the connection to the scheduler was lost')
+            if getattr(self.client.cluster, 'workers', True) == {}: raise ConnectionError('no worker is left')
+            time.sleep(.02)
+        address, outcome = _read_future(self.client, future, self.active.pop(future))
+        future.release()
+        if outcome.status == 'unfit': self.retire(address, outcome.why)
+        return outcome
 
     def retire(self, address, why): # give an unfit worker no more shards
         self.unfit.add(address)
@@ -171,7 +168,8 @@ def _run_on(client, plan, shards): # outcomes on a cluster
 
 # %% ../../nbs/core/06_shards.ipynb #n2f46d15
 _config = {'distributed.scheduler.allowed-failures': 0, 'distributed.scheduler.worker-saturation': 1.0,
-           'distributed.worker.daemon': False} # workers may have children
+           'distributed.worker.daemon': False, # workers may have children
+           'distributed.deploy.lost-worker-timeout': '1 hour'} # on a busy machine, a nanny needs more than 15 s
 
 def _connect(address, workers): # a client of a running scheduler
     from distributed import Client
