@@ -271,7 +271,8 @@ class Store:
         if self.fs is None: return write_atomically(self._place(name), content)
         content = content.encode() if isinstance(content, str) else content
         if isinstance(content, bytes): return self.fs.pipe_file(self._place(name), content)
-        with self.fs.open(self._place(name), 'wb') as f: f.writelines(content)
+        with tempfile.TemporaryDirectory() as place:
+            self.fs.put_file(str(write_atomically(f'{place}/whole', content)), self._place(name))
 
     def read(self, name:str='')->bytes: # default: the URL is that of a file
         "Read a file."
