@@ -213,7 +213,8 @@ def check_file(
 
 def _name_seal(path): return path.with_name(f'.{path.name}.sha256')
 
-def _hash_line(path): return f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
+def _hash_line(path):
+    with open(path, 'rb') as f: return f"{hashlib.file_digest(f, 'sha256').hexdigest()}  {path.name}\n"
 
 def add_seal(path:Path): # complete
     "Write the hash of a file into a hidden file beside it, for `has_seal`."
