@@ -344,6 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'lightweight.core.shards._run_remote': ( 'core/shards.html#_run_remote',
                                                                                   'lightweight/core/shards.py'),
                                          'lightweight.core.shards._start': ('core/shards.html#_start', 'lightweight/core/shards.py'),
+                                         'lightweight.core.shards._wait_for': ('core/shards.html#_wait_for', 'lightweight/core/shards.py'),
                                          'lightweight.core.shards._work_on': ('core/shards.html#_work_on', 'lightweight/core/shards.py'),
                                          'lightweight.core.shards._write_list': ( 'core/shards.html#_write_list',
                                                                                   'lightweight/core/shards.py'),

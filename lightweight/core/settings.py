@@ -62,7 +62,8 @@ def _read_text(text, annotation): # a value of the declared type, or text that p
 
 ReadPath = Annotated[str, AfterValidator(os.path.expanduser), 'reads']   # path that a stage reads, or a name instead
 WritePath = Annotated[str, AfterValidator(os.path.expanduser), 'writes'] # path that a stage writes
-Workers = Annotated[int, Field(ge=0, description='Dask processes to start on this machine; 0: work in this process')]
+Workers = Annotated[int, Field(ge=0, description='Dask processes to start on this machine, or workers to wait for '
+                                'with a scheduler; 0: work in this process')]
 Scheduler = Annotated[str, Field(description='address of a running Dask scheduler to use instead (default: none)')]
 
 def _expand_variables(text):

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import islice
 
 from .. import __version__
-from .console import explain_error, list_some, open_progress
+from .console import explain_error, open_progress
 from .files import Store
 
 # %% ../../nbs/core/06_shards.ipynb #nbb2534e
@@ -171,13 +171,16 @@ _config = {'distributed.scheduler.allowed-failures': 0, 'distributed.scheduler.w
            'distributed.worker.daemon': False, # workers may have children
            'distributed.deploy.lost-worker-timeout': '1 hour'} # on a busy machine, a nanny needs more than 15 s
 
-def _connect(address, workers): # a client of a running scheduler
+def _connect(address): # a client of a running scheduler
     from distributed import Client
-    try: client = Client(address, timeout=10)
+    try: return Client(address, timeout=10)
     except (OSError, ValueError) as e:
         raise ConnectionError(f'--scheduler {address}: cannot connect: {e}; start one with: dask scheduler') from None
-    client.wait_for_workers(max(1, workers))
-    return client
+
+def _wait_for(client, n, address, say): # for workers that join the scheduler
+    if len(client.nthreads()) >= n: return
+    say(f"waiting for {n} worker{'s'*(n > 1)} of {address}")
+    client.wait_for_workers(n)
 
 def _start(workers): # a client of a cluster on this machine
     from distributed import Client, LocalCluster
@@ -199,8 +202,9 @@ def open_cluster(
         if scheduler: raise ImportError("--scheduler needs Dask: pip install 'lightweight[cluster]'") from None
         say("Dask is not installed (pip install 'lightweight[cluster]'): one process"); yield None; return
     with dask.config.set(_config):
-        client = _connect(scheduler, workers) if scheduler else _start(workers)
+        client = _connect(scheduler) if scheduler else _start(workers)
         try:
+            if scheduler: _wait_for(client, max(1, workers), scheduler, say)
             if client.run_on_scheduler(_has_dashboard): say(f'dashboard: {client.dashboard_link}')
             yield client
         finally:
