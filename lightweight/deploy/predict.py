@@ -329,11 +329,13 @@ _tables = 'predictions.csv', 'predictions.jsonl', '.predictions.*.sha256', 'skip
 def _hash_model(path): # of an exported file and its companions
     return hashlib.sha256(b''.join(part.read_bytes() for part in list_parts(Path(path)))).hexdigest()
 
-def _load_listed(predictor, path, folder): # an image file relative to a folder, or a URL
+def _load_listed(predictor, path, folder): # an image file relative to a folder, or a URL; its kind: not to be printed
     from lightweight.core.files import Store
-    try: return Item(path, predictor.prepare(Store(path).read() if '://' in path else os.path.join(folder, path)))
-    except Exception as e:
-        return Item(path, None, _explain(e), kind=f'{"missing" if isinstance(e, OSError) else "undecodable"} photo')
+    try: content = Store(path if '://' in path else os.path.join(folder, path)).read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:          # others are the machine's
+        return Item(path, None, _explain(e), kind='missing photo')
+    item, = load_image(predictor, content)
+    return item._replace(path=path, kind='' if item.pixels is not None else 'undecodable photo')
 
 def open_shards(
     model:str, # exported file
@@ -341,15 +343,20 @@ def open_shards(
     precision:str, # see `Predictor`
     batch:int, # batch size
     folder:str, # that relative paths start from
+    folders:Sequence[str]=(), # of photos; they must be there
 ): # paths of images → rows of the table, and skipped paths with reasons
     "Open the exported file in a worker."
     if (found := _hash_model(model)) != sha256:
         raise ValueError(f'{model}: another file than that of the driver (hash {found:.16}, expected {sha256:.16})')
+    if lost := next((path for path in folders if not os.path.isdir(path)), ''):
+        raise FileNotFoundError(f'{lost}: there is no such folder on this machine')
     predictor = Predictor(model, 1, precision)
     def answer(paths):
         items, skipped = (_load_listed(predictor, path, folder) for path in paths), []
         answers = _answer_items(predictor, items, batch, skipped)
         rows = [_make_row(*pair, 'calibration' in predictor.info) for pair in answers]
+        if not rows and all(item.kind == 'missing photo' for item in skipped):
+            raise FileNotFoundError(f'all photos of the shard are missing, such as {paths[0]}; is the folder mounted?')
         return rows, [[item.path, item.why] for item in skipped]
     return answer
 
@@ -375,7 +382,8 @@ def _plan_list(args, faults):
     relative = args.stream or not all('://' in p or os.path.isabs(p) for p in args.paths)
     facts = dict(model=_hash_model(model), precision=args.precision, batch=args.batch, folder=cwd if relative else '')
     out = args.out if '://' in args.out else os.path.abspath(args.out)
-    settings = dict(model=model, sha256=facts['model'], precision=args.precision, batch=args.batch, folder=cwd)
+    settings = dict(model=model, sha256=facts['model'], precision=args.precision, batch=args.batch, folder=cwd,
+                    folders=[os.path.abspath(p) for p in args.paths if os.path.isdir(p)])
     paths = (path for arg in args.paths for path in _list_arg(arg, faults))
     return plan_shards(out, paths, args.shard, f'{__name__}:open_shards', settings, facts)
 
