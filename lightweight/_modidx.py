@@ -1064,6 +1064,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'lightweight/deploy/predict.py'),
                                             'lightweight.deploy.predict._check_out': ( 'deploy/predict.html#_check_out',
                                                                                        'lightweight/deploy/predict.py'),
+                                            'lightweight.deploy.predict._check_url': ( 'deploy/predict.html#_check_url',
+                                                                                       'lightweight/deploy/predict.py'),
                                             'lightweight.deploy.predict._claim_list': ( 'deploy/predict.html#_claim_list',
                                                                                         'lightweight/deploy/predict.py'),
                                             'lightweight.deploy.predict._cut_boxes': ( 'deploy/predict.html#_cut_boxes',

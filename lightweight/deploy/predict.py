@@ -405,11 +405,16 @@ def _write_list(args, plan, failed, predictor): # write the table of a list; hea
     (store.write if skipped else lambda name, _: store.remove(name))('skipped.jsonl', ''.join(skipped))
     return headers
 
-def _claim_list(args): # the output folder, for one driver at a time; object stores have no locks
+def _check_url(store): # refuse a URL with files of others; `list` alone is there if a plan was interrupted
+    if store.exists('plan.json'): return
+    foreign = next((url for url in store.walk() if not Path(url).match('list/[0-9]*.jsonl')), '')
+    if foreign: raise FileExistsError(f'--out: {foreign} is there, which predict did not make; choose another URL')
+
+def _claim_list(args): # the output folder, for one main process at a time; object stores have no locks
     from lightweight.core.files import Store, claim_folder, has_seal
     from lightweight.core.shards import FILES
     store = Store(args.out)
-    if store.fs is not None: return nullcontext()
+    if store.fs is not None: _check_url(store); return nullcontext()
     for path in Path(store.root).glob('predictions.*'):
         if has_seal(path) is False: raise FileExistsError(f'{path}: this file was edited after it was written; move it '
                                                           'away, and it is written anew')
