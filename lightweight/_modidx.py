@@ -1114,6 +1114,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'lightweight/deploy/predict.py'),
                                             'lightweight.deploy.predict._open_document': ( 'deploy/predict.html#_open_document',
                                                                                            'lightweight/deploy/predict.py'),
+                                            'lightweight.deploy.predict._open_predictor': ( 'deploy/predict.html#_open_predictor',
+                                                                                            'lightweight/deploy/predict.py'),
                                             'lightweight.deploy.predict._parse_arguments': ( 'deploy/predict.html#_parse_arguments',
                                                                                              'lightweight/deploy/predict.py'),
                                             'lightweight.deploy.predict._plan_list': ( 'deploy/predict.html#_plan_list',

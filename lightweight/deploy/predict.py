@@ -428,20 +428,25 @@ def _report_list(plan, headers, failed, seconds):
     _print(f'{plan.out}: {n:,} of {plan.n:,} images are classified, {skipped:,} skipped, {lost:,} failed; '
            f'{len(headers):,} shards, {repeated:,} attempts repeated, {seconds:.0f} s')
 
+def _open_predictor(args, n_threads): # and whether there was a warning
+    with warnings.catch_warnings(record=True) as differences:
+        warnings.simplefilter('always', UserWarning)
+        predictor = Predictor(args.model, n_threads, args.precision)
+    for warning in differences: _print(warning.message)
+    if not args.named: _print(f'no model given; {Path(args.model).name} of the package: {", ".join(predictor.classes)}')
+    return predictor, bool(differences)
+
 def _answer_list(args):
     "Classify a list in shards; return whether all is classified, without a warning."
     from lightweight.core.shards import run_shards
     start, faults = time.perf_counter(), []
-    with warnings.catch_warnings(record=True) as differences:
-        warnings.simplefilter('always', UserWarning)
-        predictor = Predictor(args.model, 1, args.precision)
-    for warning in differences: _print(warning.message)
+    predictor, warned = _open_predictor(args, 1)
     with _claim_list(args):
         plan = _plan_list(args, faults)
         failed = run_shards(plan, args.workers or 0, args.scheduler or '', _print, 'images')
         headers = _write_list(args, plan, failed, predictor)
     _report_list(plan, headers, failed, time.perf_counter() - start)
-    return not (failed or faults or differences or any(header['skipped'] for header in headers))
+    return not (failed or faults or warned or any(header['skipped'] for header in headers))
 
 # %% ../../nbs/deploy/04_predict.ipynb #c068
 def _check_out(args):
@@ -498,11 +503,7 @@ def _answer_all(args):
     "Classify everything that the command line names; return whether all is classified, without a warning."
     _check_out(args)
     document, suspect = _open_document(args)
-    with warnings.catch_warnings(record=True) as differences:
-        warnings.simplefilter('always', UserWarning)
-        predictor = Predictor(args.model, args.threads, args.precision)
-    for warning in differences: _print(warning.message)
-    if not args.named: _print(f'no model given; {Path(args.model).name} of the package: {", ".join(predictor.classes)}')
+    predictor, warned = _open_predictor(args, args.threads)
     jobs, total = _list_jobs(args, predictor, document)
     items = _run_jobs(jobs, 0 if args.stream else args.threads)
     printed = args.stream or (sys.stdout.isatty() and not args.out)                  # the output shows the progress
@@ -514,7 +515,7 @@ def _answer_all(args):
     else: _write_answers(sys.stdout, answers, args, predictor, document)
     if document: _report_boxes(skipped, total, args.coco)
     if args.out: _write_out(args, answers, predictor, document)
-    return not (skipped or suspect or differences)
+    return not (skipped or suspect or warned)
 
 def _tell(row):
     return f"{'agrees' if row['agrees'] else 'DIFFERS'}: by up to {row['difference']:.1e}, limit {row['limit']:g}"
