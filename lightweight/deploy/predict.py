@@ -387,23 +387,28 @@ def _plan_list(args, faults):
     paths = (path for arg in args.paths for path in _list_arg(arg, faults))
     return plan_shards(out, paths, args.shard, f'{__name__}:open_shards', settings, facts)
 
-def _write_list(args, plan, failed, predictor): # write the table of a list; header of each shard
+def _write_list(args, plan, failed, predictor): # write the table, and what was skipped; counts
+    from tempfile import TemporaryFile
     from lightweight.core.files import Store, add_seal
     from lightweight.core.shards import read_shards
-    calibrated, headers = 'calibration' in predictor.info, []
+    calibrated, totals = 'calibration' in predictor.info, Counter()
     def render():
         for header, rows in read_shards(plan, failed):
             text = StringIO()
-            if args.format == 'csv': _write_csv(text, rows, predictor.classes, False, calibrated, not headers)
+            if args.format == 'csv': _write_csv(text, rows, predictor.classes, False, calibrated, not totals['shards'])
             else: text.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-            headers.append(header)
+            totals.update(shards=1, rows=header['rows'], skipped=len(header['skipped']))
+            totals['repeated'] += header['attempt'] - 1
+            for path, why in header['skipped']: lost.write((json.dumps(dict(path=path, why=why)) + '\n').encode())
             yield text.getvalue().encode('utf-8', 'backslashreplace')
     store, name = Store(plan.out), f"predictions.{'csv' if args.format == 'csv' else 'jsonl'}"
-    store.write(name, render())
-    if store.fs is None: add_seal(Path(store.root)/name)
-    skipped = [json.dumps(dict(path=path, why=why)) + '\n' for header in headers for path, why in header['skipped']]
-    (store.write if skipped else lambda name, _: store.remove(name))('skipped.jsonl', ''.join(skipped))
-    return headers
+    with TemporaryFile() as lost:
+        store.write(name, render())
+        if store.fs is None: add_seal(Path(store.root)/name)
+        lost.seek(0)
+        if totals['skipped']: store.write('skipped.jsonl', lost)
+        else: store.remove('skipped.jsonl')
+    return totals
 
 def _check_url(store): # refuse a URL with files of others; `list` alone is there if a plan was interrupted
     if store.exists('plan.json'): return
@@ -421,12 +426,12 @@ def _claim_list(args): # the output folder, for one main process at a time; obje
     reads = {f'one of the paths ({p})': p for p in args.paths if os.path.isdir(p)}
     return claim_folder(store.root, 'predict', (*FILES, *_tables), reads | dict(model=args.model), '.', '--out', [*reads])
 
-def _report_list(plan, headers, failed, seconds):
-    skipped, repeated = sum(len(h['skipped']) for h in headers), sum(h['attempt'] - 1 for h in headers)
-    n, lost = sum(h['rows'] for h in headers), sum(line['n'] for line in failed)
+def _report_list(plan, totals, failed, seconds):
+    lost = sum(line['n'] for line in failed)
     for line in failed: _print(f"shard {line['shard']:06}: {line['n']:,} images failed: {line['why']}")
+    n, skipped, shards, repeated = (totals[k] for k in ('rows', 'skipped', 'shards', 'repeated'))
     _print(f'{plan.out}: {n:,} of {plan.n:,} images are classified, {skipped:,} skipped, {lost:,} failed; '
-           f'{len(headers):,} shards, {repeated:,} attempts repeated, {seconds:.0f} s')
+           f'{shards:,} shards, {repeated:,} attempts repeated, {seconds:.0f} s')
 
 def _open_predictor(args, n_threads): # and whether there was a warning
     with warnings.catch_warnings(record=True) as differences:
@@ -444,9 +449,9 @@ def _answer_list(args):
     with _claim_list(args):
         plan = _plan_list(args, faults)
         failed = run_shards(plan, args.workers or 0, args.scheduler or '', _print, 'images')
-        headers = _write_list(args, plan, failed, predictor)
-    _report_list(plan, headers, failed, time.perf_counter() - start)
-    return not (failed or faults or warned or any(header['skipped'] for header in headers))
+        totals = _write_list(args, plan, failed, predictor)
+    _report_list(plan, totals, failed, time.perf_counter() - start)
+    return not (failed or faults or warned or totals['skipped'])
 
 # %% ../../nbs/deploy/04_predict.ipynb #c068
 def _check_out(args):
