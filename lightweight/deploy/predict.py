@@ -254,13 +254,15 @@ def _make_parser():
     add('--format', choices=('csv', 'json', 'coco'),
         help='output format (default: by the extension of --out, else coco for a COCO file, csv for images)')
     add('--out', metavar='FILE', help='result file, written atomically, with its hash in a hidden file beside it; '
-        'replaces unedited earlier results, but no other file (default: standard output); for lists of work: folder or '
-        'URL of the shards and of the table')
-    add('--workers', metavar='N', type=int, help='work through a long list in shards, with N Dask processes on this '
-        'machine (0: in this process); the same command resumes')
-    add('--scheduler', metavar='ADDRESS', help='the same on the workers of a running Dask scheduler')
-    add('--shard', metavar='N', type=int, default=1000, help='images per shard; 20 to 60 seconds are good '
-        '(default: %(default)s)')
+        'replaces unedited earlier results, but no other file (default: standard output); with --workers or '
+        '--scheduler: folder or URL of the shards and of the table')
+    add('--workers', metavar='N', type=int, help='batch job: work through a long list of images in shards, with N '
+        'Dask processes on this machine (0: in this process); with --scheduler: wait for N workers; the same command '
+        'resumes')
+    add('--scheduler', metavar='ADDRESS', help='batch job on the workers of a running Dask scheduler, started '
+        'when there are as many as --workers says (default: 1)')
+    add('--shard', metavar='N', type=int, default=1000, help='images per shard; choose it so that a shard takes 20 to 60 '
+        'seconds (default: %(default)s)')
     add('--batch', type=int, default=1, help='batch size (default: %(default)s, the fastest on a CPU)')
     add('--threads', type=int, default=1, help='threads for decoding and inference, 1 to 256 (default: %(default)s)')
     add('--self-test', action='store_true', help='compare the model, or all models of a folder, with the probabilities '
@@ -289,10 +291,13 @@ def _take_model(args): # the first path, if it is one, becomes `args.model`; why
     args.model = args.paths.pop(0) if args.named else str(own.parent if args.self_test else own)
     return '' if args.named else _find_model_fault(args.paths)
 
-def _find_list_faults(args): # contradictions of the options of lists
+def _find_list_faults(args, suffix): # contradictions of the options of batch jobs; extension of --out
     if not args.list: return [(args.shard != 1000, '--shard belongs to --workers or --scheduler')]
     return [(not args.out, '--workers and --scheduler need --out, a folder or URL'),
-            (args.self_test or args.coco or args.format == 'coco', '--workers and --scheduler are for images'),
+            (args.self_test or args.coco or args.format == 'coco', '--workers and --scheduler do not go with '
+             '--self-test or a COCO file'),
+            (suffix in ('.csv', '.json', '.jsonl'), f'--out {args.out}: with --workers or --scheduler, this is a '
+             f'folder; leave out {suffix}'),
             (args.threads > 1, '--threads does not go with --workers or --scheduler: a worker has one thread'),
             (min(args.workers or 0, args.shard - 1) < 0, '--workers must be at least 0 and --shard at least 1'),
             (args.scheduler == '', 'an address is empty')]
@@ -308,7 +313,7 @@ def _parse_arguments(argv):
     default = 'csv' if suffix == '.csv' else 'coco' if args.coco else 'json' if suffix == '.json' else 'csv'
     args.format = args.format or default
     if args.stream and not args.list: args.batch = 1
-    faults = [*_find_list_faults(args), ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
+    faults = [*_find_list_faults(args, suffix), ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
               (fault, fault),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
@@ -347,7 +352,7 @@ def open_shards(
 ): # paths of images → rows of the table, and skipped paths with reasons
     "Open the exported file in a worker."
     if (found := _hash_model(model)) != sha256:
-        raise ValueError(f'{model}: another file than that of the driver (hash {found:.16}, expected {sha256:.16})')
+        raise ValueError(f'{model}: another file than that of the main process (hash {found:.16}, expected {sha256:.16})')
     if lost := next((path for path in folders if not os.path.isdir(path)), ''):
         raise FileNotFoundError(f'{lost}: there is no such folder on this machine')
     predictor = Predictor(model, 1, precision)
@@ -542,7 +547,7 @@ def _test_models(args):
 def main(
     argv:Sequence[str]|None=None, # default: the command line
 )->int: # 0: all is well; 1: something was skipped or differs; 2: invalid arguments or files
-    "Classify images: `lightweight predict MODEL PATH …`; test files: `lightweight predict --self-test FILE`."
+    "Classify images: `lightweight predict [MODEL] PATH …`; test files: `lightweight predict --self-test [FILE]`."
     from lightweight.core.console import run_command
     args = _parse_arguments(argv)
     if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape')     # any file name
