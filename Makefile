@@ -70,7 +70,7 @@ race: .venv/installed
 	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/race.ipynb outputs/race/race.ipynb -f configs/race/taco$(if $(QUICK),-quick).yaml $(if $(RECORD),-p results results/race) 2>&1 | $(PLAIN)
 	$(if $(RECORD),$(MAKE) readme)
 
-# make bundle: train the model that comes with the package, on all photos of TACO; an hour; stopped, it goes on.
+# make bundle: train the model that comes with the package, on all photos of TACO; 45 minutes of a core; stopped, it goes on.
 bundle: .venv/installed
 	@mkdir -p outputs/bundle
 	OMP_NUM_THREADS=1 $(MILL) nbs/experiments/bundle.ipynb outputs/bundle/bundle.ipynb -f configs/bundle/taco.yaml \

@@ -142,7 +142,9 @@ def _write_onnx(network, info, path): return write_atomically(path, make_onnx(ne
 
 def _write_openvino(network, info, path): # write an .xml file, and the float32 weights into a .bin beside it
     import openvino
-    model = openvino.Core().read_model(make_onnx(network, info).SerializeToString())
+    graph = make_onnx(network, info)
+    del graph.metadata_props[:]                        # OpenVINO would keep them beside its own, a second time
+    model = openvino.Core().read_model(graph.SerializeToString())
     model.set_rt_info(json.dumps(info), [KEY])
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return Path(path)
