@@ -1,4 +1,4 @@
-"Lists of work survive what kills processes: every photo once in the table, whatever dies, and never shards of two settings in one folder."
+"Batch jobs survive what kills processes: every photo once in the table, whatever dies, and never shards of two settings in one folder."
 import csv
 import json
 import math
@@ -169,13 +169,14 @@ def test_other_settings_are_refused(place, tmp_path):
 @pytest.mark.parametrize("options, said", {
     ("--workers", 1): "need --out", ("--workers", -1, "--out", "x"): "--workers must be at least 0", ("--shard", 5): "--shard belongs to",
     ("--scheduler", "", "--out", "x"): "an address is empty", ("--workers", 1, "--out", "x", "--threads", 2): "a worker has one thread",
-    ("--scheduler", "tcp://127.0.0.1:1", "--out", "x"): "cannot connect", ("--workers", 0, "--out", "photos/x"): "this lies in"}.items())
+    ("--scheduler", "tcp://127.0.0.1:1", "--out", "x"): "cannot connect", ("--workers", 0, "--out", "photos/x"): "this lies in",
+    ("--workers", 0, "--out", "result.csv"): "this is a folder; leave out .csv", ("--workers", 0, "--format", "coco", "--out", "x"): "do not go with"}.items())
 def test_wrong_options(place, options, said):
     done = predict(place, *options)
     assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
-def test_two_drivers(place, tmp_path):
+def test_two_main_processes(place, tmp_path):
     with claim_folder(tmp_path/"out", "predict", ()):
         done = predict(place, "--workers", 0, "--out", tmp_path/"out")
     assert done.returncode == 2 and "another predict is running there; wait until it ends, or choose another folder" in done.stderr, done.stderr
@@ -212,9 +213,47 @@ def test_object_store(place, capsys):
 
 
 def test_paths_on_standard_input(place, tmp_path):
-    "A list that is never in memory; relative paths start from the folder of the driver."
+    "Relative paths start from the working folder of the main process."
     names = [f"photos/{i:04}.png" for i in range(7)]
     line = [*PREDICT, "model.onnx", "-", "--workers", "0", "--shard", "3", "--out", str(tmp_path/"out")]
     done = subprocess.run(line, cwd=place, input="\n".join(names), capture_output=True, text=True, env=describe(place))
     assert done.returncode == 0, done.stderr
     with open(tmp_path/"out/predictions.csv", newline="") as f: assert [row["path"] for row in csv.DictReader(f)] == names
+
+
+def test_faults_of_the_machine(place, tmp_path, monkeypatch):
+    "A missing photo is skipped; a timeout, or a shard without a single photo, repeats the shard. A worker without the folder gets none."
+    from lightweight.core import files
+    from lightweight.deploy.predict import _hash_model, open_shards
+    given = dict(model=str(place/"model.onnx"), sha256=_hash_model(place/"model.onnx"), precision="f32", batch=1, folder=str(place))
+    with pytest.raises(FileNotFoundError, match="mount: there is no such folder"): open_shards(**given, folders=[str(tmp_path/"mount")])
+    answer, photo = open_shards(**given), "photos/0001.png"
+    rows, skipped = answer([photo, "gone.png", f"{photo}/x.png", "photos", "photos/0100x.png"])
+    assert [row["path"] for row in rows] == [photo]
+    assert skipped == [["gone.png", "there is no such file"], [f"{photo}/x.png", "Not a directory"], ["photos", "Is a directory"],
+                       ["photos/0100x.png", "not readable as an image"]]
+    assert answer(["photos/0100x.png"])[1], "there, and not decodable"
+    with pytest.raises(FileNotFoundError, match="all photos of the shard are missing, such as gone.png"): answer(["gone.png", "lost.png"])
+    for error in (TimeoutError("timed out"), OSError(24, "Too many open files"), PermissionError(13, "Permission denied")):
+        def fail(self, name="", error=error): raise error
+        monkeypatch.setattr(files.Store, "read", fail)
+        with pytest.raises(type(error)): answer([photo])
+
+
+def test_url_with_files_of_others(place, capsys):
+    "Nothing under a URL is overwritten that predict did not write; lists of an interrupted plan may be there."
+    import fsspec
+    from lightweight.deploy.predict import main
+    memory = fsspec.filesystem("memory")
+    line = [str(place/"model.onnx"), str(place/"photos/0001.png"), "--workers", "0", "--out", "memory://others"]
+    memory.pipe_file("/others/predictions.csv", b"mine")
+    assert main(line) == 2 and "memory:///others/predictions.csv is there, which predict did not make" in capsys.readouterr().err
+    assert memory.find("/others") == ["/others/predictions.csv"] and memory.cat_file("/others/predictions.csv") == b"mine"
+    memory.rm_file("/others/predictions.csv")
+    memory.pipe_file("/others/list/000000.jsonl", b"unfinished")
+    for _ in range(2): assert main(line) == 0, capsys.readouterr().err
+
+
+def test_model_of_the_package(place, tmp_path):
+    done = subprocess.run([*PREDICT, "photos/0001.png", "--workers", "0", "--out", str(tmp_path/"out")], cwd=place, capture_output=True, text=True, env=describe(place))
+    assert done.returncode == 0 and "no model given; " in done.stderr, done.stderr
