@@ -254,6 +254,8 @@ def test_url_with_files_of_others(place, capsys):
     for _ in range(2): assert main(line) == 0, capsys.readouterr().err
 
 
-def test_model_of_the_package(place, tmp_path):
-    done = subprocess.run([*PREDICT, "photos/0001.png", "--workers", "0", "--out", str(tmp_path/"out")], cwd=place, capture_output=True, text=True, env=describe(place))
-    assert done.returncode == 0 and "no model given; " in done.stderr, done.stderr
+def test_model_of_the_package(place, tmp_path, monkeypatch, capsys):
+    from lightweight.deploy import predict as module
+    monkeypatch.setattr(module, "find_bundled", lambda: place/"model.onnx")
+    assert module.main([str(place/"photos/0001.png"), "--workers", "0", "--out", str(tmp_path/"out")]) == 0
+    assert "no model given; model.onnx of the package: red, green, blue" in capsys.readouterr().err

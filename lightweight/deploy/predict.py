@@ -261,8 +261,8 @@ def _make_parser():
         'resumes')
     add('--scheduler', metavar='ADDRESS', help='batch job on the workers of a running Dask scheduler, started '
         'when there are as many as --workers says (default: 1)')
-    add('--shard', metavar='N', type=int, default=1000, help='images per shard; choose it so that a shard takes 20 to 60 '
-        'seconds (default: %(default)s)')
+    add('--shard', metavar='N', type=int, default=1000, help='images per shard; choose it so that a shard takes '
+        '20 to 60 seconds (default: %(default)s)')
     add('--batch', type=int, default=1, help='batch size (default: %(default)s, the fastest on a CPU)')
     add('--threads', type=int, default=1, help='threads for decoding and inference, 1 to 256 (default: %(default)s)')
     add('--self-test', action='store_true', help='compare the model, or all models of a folder, with the probabilities '
@@ -313,7 +313,8 @@ def _parse_arguments(argv):
     default = 'csv' if suffix == '.csv' else 'coco' if args.coco else 'json' if suffix == '.json' else 'csv'
     args.format = args.format or default
     if args.stream and not args.list: args.batch = 1
-    faults = [*_find_list_faults(args, suffix), ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
+    faults = [*_find_list_faults(args, suffix),
+              ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
               (fault, fault),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
@@ -352,7 +353,8 @@ def open_shards(
 ): # paths of images → rows of the table, and skipped paths with reasons
     "Open the exported file in a worker."
     if (found := _hash_model(model)) != sha256:
-        raise ValueError(f'{model}: another file than that of the main process (hash {found:.16}, expected {sha256:.16})')
+        raise ValueError(f'{model}: another file than that of the main process (hash {found:.16}; expected '
+                         f'{sha256:.16})')
     if lost := next((path for path in folders if not os.path.isdir(path)), ''):
         raise FileNotFoundError(f'{lost}: there is no such folder on this machine')
     predictor = Predictor(model, 1, precision)
