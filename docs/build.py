@@ -20,7 +20,7 @@ from lightweight.core.files import claim_folder  # noqa: E402
 from outputs import clean_output, hash_source  # noqa: E402
 
 OWN_FILES = ["html/**", "work/**", "executed/*.json", "jupyter_execute/**"]
-COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/**/*.*", "configs/presets/*"]
+COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "lightweight/bundled/README.md", "results/**/*.*", "configs/presets/*"]
 TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency",
               probe="Linear probes on TACO", race="Records of the cross-validation", sorting="Promised purity and label choice", train="Trainings on TACO",
               trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
