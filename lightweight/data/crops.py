@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from ..core.console import suggest, track
 from ..core.files import HEX16, MARKER, check_own, hold_lock, list_files, write_atomically
 from ..core.records import hash_data, hash_file, parse_fields
-from ..core.shards import plan_shards, run_shards
+from ..core.shards import plan_shards, remove_shards, run_shards
 from .class_map import check_labels, format_csv, read_text
 from .image import Method, cut_box, open_photo
 from .splits import SPLITS, check_splits, count_splits, hash_splits
@@ -114,7 +114,7 @@ def _cut_on_workers(plan, root, folder, workers, scheduler, **settings): # photo
     failed = run_shards(listed, workers, scheduler, partial(print, file=sys.stderr), 'photos')
     if failed: raise OSError('\n'.join([f"{sum(line['n'] for line in failed)} photo(s) could not be cut:",
                                         *(f"shard {line['shard']}: {line['why']}" for line in failed)]))
-    shutil.rmtree(folder/'shards')
+    remove_shards(listed)
 
 # %% ../../nbs/data/11_crops.ipynb #c024
 def _fingerprint_crops(plan, root, settings): # hash everything that determines the crops

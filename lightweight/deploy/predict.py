@@ -270,10 +270,8 @@ def _make_parser():
     add('--precision', choices=('f32', 'bf16'), default='f32', help='precision of OpenVINO (default: %(default)s)')
     return parser
 
-def _find_models(path): # the exported files of a folder or of a run
-    if not os.path.isdir(path): return []
-    return [p for folder in (Path(path), Path(path)/'export') if folder.is_dir()
-            for p in sorted(folder.iterdir()) if p.suffix.lower() in RUNTIMES]
+def _list_models(folder): # exported files; none if it is no folder
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in RUNTIMES) if folder.is_dir() else []
 
 def _find_model_fault(paths): # why paths without a model before them may not be meant for that of the package; or ''
     known = f'a model ends in {", ".join(RUNTIMES)}'
@@ -281,7 +279,7 @@ def _find_model_fault(paths): # why paths without a model before them may not be
         suffix = Path(path).suffix.lower()
         if suffix in RUNTIMES: return f'{path}: name the model first'
         if suffix in ('.safetensors', '.pth', '.ckpt', '.bin'): return f'{path}: not an exported file ({known}); export it'
-        if found := _find_models(path): return f'{path}: name one of its models, such as {found[0]}'
+        if found := _list_models(Path(path)) + _list_models(Path(path)/'export'): return f'{path}: name one of its models, such as {found[0]}'
     lost = next((p for p in paths[:1] if p not in ('', '-') and '://' not in p and not os.path.lexists(p)), None)
     return f'{lost}: there is no such file or folder ({known})' if lost else ''
 
@@ -537,7 +535,7 @@ def _test_models(args):
     "Compare and time models on this machine; return whether all agree with the probabilities that they hold."
     if not (path := Path(args.model)).exists(): raise FileNotFoundError(f'{path}: there is no such file or folder')
     folder = path/'export' if (path/'export').is_dir() else path                     # of a run
-    found = [path] if path.is_file() else sorted(p for p in folder.iterdir() if p.suffix.lower() in RUNTIMES)
+    found = [path] if path.is_file() else _list_models(folder)
     if not found: raise ValueError(f"{path}: there is no file ending in {', '.join(RUNTIMES)} in it")
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)                                 # the table says it

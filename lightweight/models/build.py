@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET', 'LITE0', 'list_networks', 'resolve_network', 'split_name', 'Part', 'normalization', 'CutNetwork',
-           'split_blocks', 'cut_centre', 'FeatureNetwork', 'load_weights', 'learn_categories', 'build_network',
-           'keep_centre', 'read_crop_pct']
+           'split_blocks', 'find_side', 'cut_centre', 'FeatureNetwork', 'load_weights', 'learn_categories',
+           'build_network', 'keep_centre', 'read_crop_pct']
 
 # %% ../../nbs/models/03_build.ipynb #c002
 import difflib
@@ -151,13 +151,20 @@ def _describe_blocks(maps, size): # mean and standard deviation of the maps at 1
     deep = [m for m in maps if int(m.shape[-1])*12 <= size]       # 12: the sides of maps are rounded up
     return [f for m in deep for f in (m.mean((2, 3)), (m.var((2, 3), correction=0) + 1e-6).sqrt())]
 
+def find_side(
+    size:int, # side of an image, pixels
+    crop_pct:float, # share of it
+)->int: # pixels
+    "Compute the side of the centre of an image."
+    return int(size*crop_pct + .5)
+
 def cut_centre(
     images:torch.Tensor, # (n, channels, side, side)
     crop_pct:float, # share of the side
 )->torch.Tensor: # (n, channels, smaller side, smaller side)
     "Cut the centre out of images."
     size = int(images.shape[-1])
-    side = int(size*crop_pct + .5)
+    side = find_side(size, crop_pct)
     k = (size - side)//2
     return images[..., k:k + side, k:k + side]
 

@@ -81,7 +81,7 @@ def _time_variations(plan, variant, root): # measure the latency of all networks
     def build(t):
         if not t.start: return build_from(t, n_classes, root)
         return keep_centre(load_checkpoint(resolve_path(t.start, root))[0], t.crop_pct)
-    keys = {key: (t.network, t.cut, t.head_width, t.start, t.pretrained == 'waste', t.crop_pct, t.img_size)
+    keys = {key: (t.network, t.cut, t.head_width, t.start, t.bundled, t.crop_pct, t.img_size)
             for key, t in plan.items()}
     networks = {keys[key]: build(t) for key, t in plan.items()}
     models = {key: open_untrained(network, key[-1], n_classes, variant) for key, network in networks.items()}

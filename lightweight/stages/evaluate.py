@@ -171,7 +171,7 @@ def open_asking(
 ): # paths of crops → for each, variant → probabilities and strangeness
     "Open exported files in a worker."
     for path, _, known in files.values():
-        if hash_file(path) != known: raise ValueError(f'{path}: another file than that of the driver')
+        if hash_file(path) != known: raise ValueError(f'{path}: another file than that of the main process')
     models = timing.open_variants({name: (Path(path), precision) for name, (path, precision, _) in files.items()}, 1)
     def ask(paths):
         pixels = np.stack([read_square(path, size, method) for path in paths])

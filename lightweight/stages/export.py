@@ -68,7 +68,7 @@ def _make_check(network, info, rows, centres):
 
 def _take_examples(s, store, network, info, temperature, check, limits): # images for the self-test of the files
     images, probs = check.keywords['images'], check.keywords['reference']
-    if store:
+    if store and s.examples:
         rows = read_manifest(store, 'valid')
         if rows.empty: raise ValueError(f'examples_from = {s.examples_from}: it has no crops in valid')
         paths = [store/crop for crop in rows.sample(min(s.examples, len(rows)), random_state=0).crop]

@@ -21,7 +21,7 @@ from ..core.records import hash_data, hash_file, start_record, write_record
 from ..core.settings import ReadPath, Settings, StageStopped, WritePath, find_root, resolve_path, settings_main
 from ..data.crops import read_crops_info
 from ..data.loaders import use_threads
-from ..models.build import build_network, keep_centre, normalization, resolve_network
+from ..models.build import build_network, find_side, keep_centre, normalization, resolve_network
 from ..models.complexity import describe_network
 from ..training.checkpoint import check_kept, check_unseen, choose_device, load_checkpoint, record_stop
 from ..training.checkpoint import resume_or_clear
@@ -72,7 +72,7 @@ def open_teacher(
     if s.teacher_cut: raise ValueError(f'teacher_cut = {s.teacher_cut}: only an ImageNet teacher can be cut')
     network, info = load_checkpoint(features.check_teacher(resolve_path(s.teacher, root), split))
     check_unseen(info, f'teacher = {s.teacher}')
-    size = s.teacher_size or int(info['img_size']*info.get('crop_pct', 1) + .5)                # of its training
+    size = s.teacher_size or find_side(info['img_size'], info.get('crop_pct', 1))                # of its training
     return features.Teacher(features.Pooled(keep_centre(network, 1)), size, info['mean'], info['std'])
 
 def build_student(

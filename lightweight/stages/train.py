@@ -15,6 +15,7 @@ from typing import Literal
 
 from fastai.basics import risinstance, set_seed
 from pydantic import Field, model_validator
+from safetensors.torch import load_file
 from torch import nn
 
 import lightweight.training.distillation as distillation
@@ -27,7 +28,8 @@ from ..data.crops import explain_untested, name_crops, read_crops_info, read_man
 from ..data.loaders import list_categories, make_dataloaders
 from ..deploy.formats import list_own_files as _list_exports
 from ..deploy.runtime import find_bundled
-from ..models.build import build_network, keep_centre, normalization, resolve_network
+from ..models.build import build_network, find_side, keep_centre, load_weights, normalization
+from ..models.build import resolve_network
 from ..models.complexity import describe_network
 from ..training.autotune import precision_callbacks, resolve_auto
 from ..training.distributed import join_world, run_folder, share_training
@@ -82,6 +84,7 @@ class TrainSettings(DataSettings, TrainingSettings):
             raise ValueError(f'{given}: nothing is trained with epochs = 0; leave it out, or choose epochs = 1 or more')
         return self
 
+    bundled = property(lambda self: self.pretrained == 'waste') # start from the model of the package
     def list_reads(self, root): return {k: v for k, v in super().list_reads(root).items() if getattr(self, k) != 'waste'}
     sees_valid = property(lambda self: self.refit and self.epochs + self.freeze_epochs > 0) # a network, not a probe
 
@@ -89,7 +92,7 @@ class TrainSettings(DataSettings, TrainingSettings):
         "Read the values of the preset, without those of the network if `start` or `pretrained` has its own."
         if self.preset in ('auto', 'none'): return {}
         values = read_yaml(resolve_path(f'configs/presets/{self.preset}.yaml', find_root()))
-        own = _of_network if self.start else _of_bundled if self.pretrained == 'waste' else ()
+        own = _of_network if self.start else _of_bundled if self.bundled else ()
         return {k: v for k, v in values.items() if k not in own}
 
     def changed(self):
@@ -100,10 +103,10 @@ class TrainSettings(DataSettings, TrainingSettings):
 def apply_preset(s:TrainSettings)->TrainSettings: # with the name of the preset that was used
     "Fill the options that were not set with the values of the preset."
     own = s.crops != TrainSettings.model_fields['crops'].default
-    chosen = s.model_fields_set - ({'pretrained'} if s.pretrained == 'waste' else set())
+    chosen = s.model_fields_set - ({'pretrained'} if s.bundled else set())
     free = not chosen & {'network', 'start', 'cut', 'pretrained', 'teacher'}
     name = s.preset if s.preset != 'auto' else 'recommended' if own and free else 'none'
-    if name == 'quick' and s.pretrained == 'waste':
+    if name == 'quick' and s.bundled:
         raise SettingsError('preset = quick: it fits the features of its own network; leave pretrained = waste out')
     named = s.model_copy(update=dict(preset=name))
     return TrainSettings.check(named.read_preset() | named.model_dump(exclude_unset=True), variables=False)
@@ -122,17 +125,19 @@ def pick_decisive(s:TrainSettings)->dict: # as plain data
     "Select the settings that affect the result."
     return s.model_dump(exclude={'out', 'resume', 'checkpoint_every', 'device', 'tracker', 'find_lr', 'preset'})
 
+def _find_weights(): return find_bundled().with_suffix('.safetensors') # of the model of the package
+
 def _build_bundled(s, n_classes, class_of):
     "The network of the package, with its weights and a new classifier."
-    changed, path = s.changed(), find_bundled().with_suffix('.safetensors')
+    changed = s.changed()
     if given := next((k for k in _of_bundled if k in changed), None):
         raise ValueError(f'{given} = {changed[given]!r}: pretrained = waste has its own network; leave {given} out')
-    own, known = runs.read_checkpoint_info(path)['recipe'], runs.load_checkpoint(path)[0].state_dict()
+    own = runs.read_checkpoint_info(_find_weights())['recipe']
     network = build_network(own['name'], n_classes, cut=own['cut'], head_width=own['head_width'],
                             dropout=s.dropout or None, class_of=class_of)
     last = next(name for name, m in network.named_modules() if m is network.classifier)
-    network.load_state_dict({k: v for k, v in known.items() if not k.startswith(f'{last}.')}, strict=False)
-    return network
+    known = {k: v for k, v in load_file(_find_weights()).items() if not k.startswith(f'{last}.')}
+    return load_weights(network, known, new_classes=True)
 
 def build_from(
     s:TrainSettings, # network, cut, head_width, dropout
@@ -142,7 +147,7 @@ def build_from(
     class_of:list[int]|None=None, # class number of each category, if it is to learn categories
 )->nn.Module:
     "Build the network that settings describe."
-    if s.pretrained == 'waste': network = _build_bundled(s, n_classes, class_of)
+    if s.bundled: network = _build_bundled(s, n_classes, class_of)
     else: network = build_network(resolve_network(s.network, root), n_classes, pretrained, s.cut, root, s.head_width,
                                   s.dropout or None, class_of)
     return keep_centre(network, s.crop_pct)
@@ -169,9 +174,8 @@ def _make_network(s, root, classes): # the network, mean and std of its pixels, 
     class_of = list_categories(read_manifest(root/s.crops))[1] if s.labels == 'categories' else []
     finer = class_of if len(class_of) > len(classes) else None
     set_seed(s.seed)
-    if s.pretrained == 'waste':
-        path = find_bundled().with_suffix('.safetensors')
-        info, origin = runs.read_checkpoint_info(path), dict(pretrained=hash_file(path))
+    if s.bundled:
+        info, origin = runs.read_checkpoint_info(_find_weights()), dict(pretrained=hash_file(_find_weights()))
         return build_from(s, len(classes), root, class_of=finer), info['mean'], info['std'], origin
     pretrained = str(resolve_path(s.pretrained, root)) if isinstance(s.pretrained, str) else s.pretrained
     mean, std = normalization(resolve_network(s.network, root))
@@ -204,7 +208,7 @@ def _make_distillation(s, root, path, dls, info): # the callback that adds the d
     if s.teacher_view == 'same':
         teacher = distillation.load_teacher(path, info['mean'], info['std'], fine).to(dls.device)
         keep_centre(teacher.network, 1)        # it sees whole images of the size at which it was trained
-        teacher.size = int(teacher.size*known.get('crop_pct', 1) + .5)
+        teacher.size = find_side(teacher.size, known.get('crop_pct', 1))
     else:
         store, mirror = root/s.crops, s.teacher_view == 'crop+mirror'
         if mirror and is_probe(known):
@@ -272,7 +276,7 @@ def _explain_start(info): # warn if the checkpoint that is fine-tuned had anothe
 
 def _hash_inputs(s, root):
     files = dict(start=s.start and resolve_path(s.start, root), teacher=find_teacher(s, root),
-                 pretrained=s.pretrained == 'waste' and find_bundled().with_suffix('.safetensors'))
+                 pretrained=s.bundled and _find_weights())
     crops = dict(split=read_crops_info(root/s.crops)['splits'], crops=name_crops(root/s.crops))
     return crops | {name: hash_file(path) for name, path in files.items() if path}
 
@@ -338,7 +342,7 @@ def _run(s):
     s = apply_preset(s)
     if s.preset != 'none': print(f'preset {s.preset}: values of configs/presets/{s.preset}.yaml, except what was set'
                                   + '; the network is that of start'*bool(s.start)
-                                  + '; the network is that of the package'*(s.pretrained == 'waste'))
+                                  + '; the network is that of the package'*(s.bundled))
     if s.find_lr:
         run = prepare_run(s)
         learn = make_learner(run.dls, run.network, run.loss, settle_run(s, run)[0], s.out, run.info)

@@ -103,7 +103,7 @@ def _list_places(s, root): # validate the shared train settings; arguments of `c
         raise SettingsError(f"training: {', '.join(own)} is sampled or has a setting of its own in this stage")
     if (shared := TrainSettings.check(s.training, 'training')).sees_valid:
         raise SettingsError('training: refit = true: trials are compared on the validation crops; leave it out')
-    if shared.pretrained == 'waste': raise SettingsError('training: pretrained = waste: the networks are sampled')
+    if shared.bundled: raise SettingsError('training: pretrained = waste: the networks are sampled')
     reads = shared.list_reads(root)
     reads = s.list_reads(root) | {f'training: {k}': path for k, path in reads.items() if k in s.training}
     return dict(out=root/s.out, stage='tune', files=OWN_FILES, reads=reads, root=root)

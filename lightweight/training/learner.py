@@ -29,6 +29,7 @@ from ..core.files import write_atomically
 from ..core.settings import Settings
 from ..data.loaders import list_categories, use_threads
 from ..metrics.metrics import macro_f1
+from ..models.build import find_side
 from ..models.layers import CategoryLinear
 from .autotune import ProgressiveResizing, precision_callbacks
 from .checkpoint import Saver, deterministic_algorithms, save_checkpoint
@@ -216,7 +217,7 @@ def make_learner(
     own = [probe]*(probe is not None)
     if isinstance(getattr(network, 'classifier', None), CategoryLinear): own += [_LearnCategories(network.classifier)]
     if s.freeze_bn: own += [_FreezeStatistics()]
-    if s.progressive: own += [ProgressiveResizing(int(info['img_size']*info.get('crop_pct', 1) + .5), s.epochs)]
+    if s.progressive: own += [ProgressiveResizing(find_side(info['img_size'], info.get('crop_pct', 1)), s.epochs)]
     progress = [_ShowProgress(keeper.n_epochs, say)] if bar else []
     cbs = [*precision_callbacks(s.precision, dls.device), keeper, *own, *average, *mix,
            *[ChannelsLast()]*s.channels_last, _StopAtNaN(), saver, *progress, *cbs]
