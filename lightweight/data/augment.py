@@ -118,8 +118,8 @@ def _apply_policy(x, kind, n_ops):
             for i, image in zip(rows.tolist(), _apply_operation(images, names[k], strength)): x[i] = image
     return x
 
-def make_batch_augmentation(s:DataSettings)->Callable: # uint8 (n, 3, size, size) → (n, 3, train_size, train_size), changed at random
-    "Compose the augmentation of a batch."
+def make_batch_augmentation(s:DataSettings)->Callable: # uint8 (n, 3, size, size) → (n, 3, train_size, train_size)
+    "Compose the random augmentation of a batch."
     def change(x):
         x = _flip_batch(_zoom_batch(x, s.zoom, s.train_size) if s.zoom < 1 else x.clone(), s.flip)
         if s.augment != 'none': x = _apply_policy(x, s.augment, s.n_ops)

@@ -247,8 +247,8 @@ def _write_answers(out, answers, args, predictor, document):
 def _make_parser():
     parser = argparse.ArgumentParser(PROG, description='Classify images with an exported file.', allow_abbrev=False)
     add = parser.add_argument
-    add('paths', nargs='*', metavar='[MODEL] PATH', help='an exported file, .onnx, .xml (OpenVINO), .pt (TorchScript) or .pte '
-        '(ExecuTorch; default: the model that comes with the package); then images, folders of images, a COCO file '
+    add('paths', nargs='*', metavar='[MODEL] PATH', help='an exported file, .onnx, .xml (OpenVINO), .pt '
+        '(TorchScript) or .pte (ExecuTorch; default: the model that comes with the package); then images, folders of images, a COCO file '
         '(.json), or - for paths on standard input')
     add('--photos', metavar='ROOT', help='folder of the photos of a COCO file (default: the folder of the file)')
     add('--format', choices=('csv', 'json', 'coco'),
@@ -278,8 +278,10 @@ def _find_model_fault(paths): # why paths without a model before them may not be
     for path in paths:
         suffix = Path(path).suffix.lower()
         if suffix in RUNTIMES: return f'{path}: name the model first'
-        if suffix in ('.safetensors', '.pth', '.ckpt', '.bin'): return f'{path}: not an exported file ({known}); export it'
-        if found := _list_models(Path(path)) + _list_models(Path(path)/'export'): return f'{path}: name one of its models, such as {found[0]}'
+        if suffix in ('.safetensors', '.pth', '.ckpt', '.bin'):
+            return f'{path}: not an exported file ({known}); export it'
+        if found := _list_models(Path(path)) + _list_models(Path(path)/'export'):
+            return f'{path}: name one of its models, such as {found[0]}'
     lost = next((p for p in paths[:1] if p not in ('', '-') and '://' not in p and not os.path.lexists(p)), None)
     return f'{lost}: there is no such file or folder ({known})' if lost else ''
 
@@ -430,7 +432,8 @@ def _claim_list(args): # the output folder, for one main process at a time; obje
         if has_seal(path) is False: raise FileExistsError(f'{path}: this file was edited after it was written; move it '
                                                           'away, and it is written anew')
     reads = {f'one of the paths ({p})': p for p in args.paths if os.path.isdir(p)}
-    return claim_folder(store.root, 'predict', (*FILES, *_tables), reads | dict(model=args.model), '.', '--out', [*reads])
+    return claim_folder(store.root, 'predict', (*FILES, *_tables), reads | dict(model=args.model), '.', '--out',
+                        [*reads])
 
 def _report_list(plan, totals, failed, seconds):
     lost = sum(line['n'] for line in failed)
@@ -553,4 +556,5 @@ def main(
     args = _parse_arguments(argv)
     if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape')     # any file name
     if args.stream and not args.list and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(line_buffering=True)
-    return run_command(PROG, lambda: int(not (_test_models if args.self_test else _answer_list if args.list else _answer_all)(args)), (ImportError,))
+    work = _test_models if args.self_test else _answer_list if args.list else _answer_all
+    return run_command(PROG, lambda: int(not work(args)), (ImportError,))
