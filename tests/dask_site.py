@@ -45,7 +45,7 @@ def wait_for(happened, seconds=120):
 
 
 class Site:
-    "A scheduler, two workers with nannies, and a driver, each a process."
+    "A scheduler, two workers with nannies, and a client, each a process."
 
     def __init__(self, folder, out, command, pause=.02):
         with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
@@ -62,10 +62,10 @@ class Site:
         dask, scheduler = [sys.executable, "-m", "dask"], self.processes.get("scheduler")
         if scheduler and scheduler.poll() is not None:
             for name in ("nanny 0", "nanny 1"): self.kill(name)    # they would end by themselves
-            wait_for(lambda: self.processes["driver"].poll() is not None)
+            wait_for(lambda: self.processes["client"].poll() is not None)
         self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
         for i in range(2): self.start(f"nanny {i}", *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
-        self.start("driver", *self.command)
+        self.start("client", *self.command)
 
     def kill(self, name):
         process = self.processes[name]
@@ -82,10 +82,10 @@ class Site:
         children = psutil.Process(process.pid).children() if process.poll() is None else []
         return [p for p in children if "spawn_main" in " ".join(p.cmdline())]
 
-    def has_ended(self): return self.processes["driver"].poll() in (0, 1)
+    def has_ended(self): return self.processes["client"].poll() in (0, 1)
 
     def kill_randomly(self, kinds, rng):
-        "Kill one process of each kind at a random moment after some progress, and start it again; the kinds killed until the driver ended."
+        "Kill one process of each kind at a random moment after some progress, and start it again; the kinds killed until the client ended."
         self.repair()
         for i, kind in enumerate(kinds):
             before = count_shards(self.out)
@@ -98,8 +98,8 @@ class Site:
         return kinds
 
     def finish(self):
-        "The exit code of the driver, and what it said."
-        while (code := self.processes["driver"].wait(600)) == 2: self.repair()
+        "The exit code of the client, and what it said."
+        while (code := self.processes["client"].wait(600)) == 2: self.repair()
         return code, (self.folder/"site.txt").read_text()
 
     def close(self):
@@ -107,4 +107,4 @@ class Site:
         self.log.close()
 
 
-def count_lost(kinds): return sum(2 if kind in ("scheduler", "driver") else 1 for kind in kinds)  # shards that two workers had begun
+def count_lost(kinds): return sum(2 if kind in ("scheduler", "client") else 1 for kind in kinds)  # shards that two workers had begun

@@ -91,7 +91,7 @@ def check_table(folder, out):
 
 def test_random_kills(place, tmp_path):
     "Ten SIGKILLs at random moments; what is done twice is at most what the killed process and its workers had begun."
-    rng, kinds = random.Random(0), ["worker"]*4 + ["nanny"]*2 + ["scheduler"]*2 + ["driver"]*2
+    rng, kinds = random.Random(0), ["worker"]*4 + ["nanny"]*2 + ["scheduler"]*2 + ["client"]*2
     rng.shuffle(kinds)
     site = Site(place, tmp_path/"out", [place/"model.onnx", place/"photos", "--shard", SHARD])
     try:
