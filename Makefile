@@ -8,10 +8,10 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run bundle docs web test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
+.PHONY: run lock bundle docs web test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
-run: .venv/installed
+run: .venv/quick
 	@mkdir -p $(SAMPLE)
 	@for stage in crop train export evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) || exit 1; done
 	@echo "== result"
@@ -86,11 +86,31 @@ lab: .venv/installed
 clean:
 	rm -rf outputs/sample outputs/docs data/sample .venv build *.egg-info
 
-.venv/installed: settings.ini setup.py pyproject.toml
+# Versions are those of LOCK; LOCK= installs the newest that settings.ini allows. On Linux, PyTorch from PyPI brings several GB for GPUs:
+# make run TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the build without them.
+LOCK ?= requirements.lock
+TORCH_INDEX ?=
+UV := $(shell command -v uv)
+PIP := PYTHONWARNINGS=ignore $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check) --quiet
+INSTALL := $(PIP) $(if $(LOCK),--constraint $(LOCK)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) $(if $(UV),--index-strategy unsafe-best-match))
+SOURCES := settings.ini setup.py pyproject.toml $(LOCK)
+
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
-	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(if $(UV),$(UV) venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip)
+
+# What the quick run needs.
+.venv/quick: $(SOURCES) | $(BIN)/python
+	$(INSTALL) --editable '.[export]'
 	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py    # no warning from each kernel
+	@touch $@
+
+# Everything.
+.venv/installed: .venv/quick
+	$(INSTALL) --editable '.[dev]'
 	@git config core.hooksPath .githooks 2>/dev/null || true
 	@touch $@
+
+# The versions of LOCK anew: the newest that settings.ini allows, for all systems and versions of Python. Needs uv.
+lock:
+	uv pip compile setup.py --extra dev --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet --output-file requirements.lock

@@ -194,6 +194,21 @@ def test_without_dask(place, tmp_path):
     assert done.returncode == 2 and "memory://out: " in done.stderr and "lightweight[cluster]" in done.stderr, done.stderr
 
 
+def test_parquet(place, tmp_path):
+    "The rows of the CSV table, a row group per shard; without pyarrow, or without shards, a clear error."
+    from pyarrow.parquet import ParquetFile
+    options = "--workers", 0, "--shard", 100, "--format", "parquet", "--out", tmp_path/"out"
+    assert predict(place, *options).returncode == 1        # a photo is skipped
+    table = ParquetFile(tmp_path/"out/predictions.parquet")
+    with open(place/"table.csv", newline="") as f: expected = [*csv.DictReader(f)]
+    found = [{k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in table.read().to_pylist()]
+    assert found == expected and table.num_row_groups == 4
+    done = predict(place, *options, before="import sys; sys.modules['pyarrow'] = None\n")
+    assert done.returncode == 2 and "pip install 'lightweight[parquet]'" in done.stderr, done.stderr
+    done = predict(place, "--format", "parquet")
+    assert done.returncode == 2 and "--format parquet belongs to --workers or --scheduler" in done.stderr, done.stderr
+
+
 def test_object_store(place, capsys):
     "Photos and results under URLs of fsspec, in memory: the probabilities are those of the files."
     import fsspec

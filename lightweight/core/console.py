@@ -109,7 +109,7 @@ class _Lines: # a file for tqdm that passes on whole lines
     def __init__(self, say): self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     def flush(self): pass
     def write(self, text):
-        if line := text.strip().removeprefix(': '): self.say(line)
+        if line := ' '.join(text.split()).removeprefix(': '): self.say(line)
 
 def open_progress(
     total:int|None=None, # number of items; None: unknown
@@ -127,7 +127,8 @@ def open_progress(
     if _in_notebook() or getattr(sys.stderr, 'isatty', lambda: False)(): return tqdm(**options, mininterval=0.5)
     of, left = (f' of {total:,}', ', {remaining_s:.0f} s left') if total else ('', '')
     options |= dict(file=_Lines(say), mininterval=every_s, delay=every_s, miniters=1, smoothing=0, position=0)
-    return tqdm(**options, bar_format='{desc}: {n:,}' + of + ' {unit}, {elapsed_s:.0f} s' + left)
+    options |= dict(unit=f' {unit}', bar_format='{desc}: {n:,}' + of + '{unit}, {elapsed_s:.0f} s, {rate_noinv_fmt}' + left)
+    return tqdm(**options)
 
 def track(items:Iterable, *args, **kwargs)->Iterator: # arguments as in `open_progress`
     "Iterate over items and show the progress."

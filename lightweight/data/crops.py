@@ -24,7 +24,7 @@ from ..core.files import HEX16, MARKER, check_own, hold_lock, list_files, write_
 from ..core.records import hash_data, hash_file, parse_fields
 from ..core.shards import plan_shards, remove_shards, run_shards
 from .class_map import check_labels, format_csv, read_text
-from .image import Method, cut_box, open_photo
+from .image import Method, cut_box, keep_memory, open_photo
 from .splits import SPLITS, check_splits, count_splits, hash_splits
 
 # %% ../../nbs/data/11_crops.ipynb #c006
@@ -102,6 +102,7 @@ def open_cutting(
     square:bool, # see `cut_crops`
 ): # boxes of photos, in JSON → an empty row for each, as `run_shards` wants it
     "Cut photos in a worker."
+    keep_memory()
     def cut(items):
         for item in items: _cut_photo(pd.DataFrame(json.loads(item)), Path(root), Path(folder), context, square)
         return [{}]*len(items), []

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'DUST', 'GREY', 'SCALING', 'Method', 'leaves_root', 'resolve_name', 'open_image', 'is_deep',
-           'find_white', 'to_rgb', 'read_orientation', 'to_upright', 'open_photo', 'read_pixels', 'read_frame', 'Fit',
-           'read_size', 'fit_size', 'read_box', 'place_box', 'clamp_box', 'cut_box', 'scale_pixels', 'resize_image',
-           'plan_reading', 'read_square']
+           'find_white', 'to_rgb', 'read_orientation', 'to_upright', 'open_photo', 'read_pixels', 'keep_memory',
+           'read_frame', 'Fit', 'read_size', 'fit_size', 'read_box', 'place_box', 'clamp_box', 'cut_box',
+           'scale_pixels', 'resize_image', 'plan_reading', 'read_square']
 
 # %% ../../nbs/data/01_image.ipynb #c003
-import math, os, re
+import ctypes, math, os, re
 from io import BytesIO
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, NamedTuple
@@ -172,6 +172,15 @@ def read_pixels(
     del data, photo                                         # release the file before its pixels are copied
     pixels = _copy_pixels(upright)
     return pixels if drafted else _draft_pixels(pixels, least)
+
+# %% ../../nbs/data/01_image.ipynb #fa925dd5
+_mallopt = {-4: 0, -1: 2**31 - 1, -2: 2**28} # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of glibc's malloc.h: bytes
+
+def keep_memory():
+    "Let large blocks of freed memory stay with the process, where the C library is glibc."
+    try: change = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return
+    for option, value in _mallopt.items(): change(option, value)
 
 # %% ../../nbs/data/01_image.ipynb #c020
 def read_frame(path:str|Path)->tuple[tuple[int, int], int]: # (width, height) as stored, and EXIF orientation, 1 to 8

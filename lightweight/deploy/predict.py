@@ -12,16 +12,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from io import StringIO
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from PIL import UnidentifiedImageError
 
 from ..data.annotation import (KINDS, derive_box, find_box_fault, find_entry_fault, find_file_fault,
                                          find_shape_fault, is_id, parse_coco)
-from ..data.image import (cut_box, fit_size, open_photo, read_box, read_frame, read_size,
+from ..data.image import (cut_box, fit_size, keep_memory, open_photo, read_box, read_frame, read_size,
                                     resolve_name, clamp_box)
 from .runtime import RUNTIMES, Predictor, find_bundled, list_parts, self_test
 
@@ -251,8 +253,9 @@ def _make_parser():
         '(TorchScript) or .pte (ExecuTorch; default: the model that comes with the package); then images, folders of images, a COCO file '
         '(.json), or - for paths on standard input')
     add('--photos', metavar='ROOT', help='folder of the photos of a COCO file (default: the folder of the file)')
-    add('--format', choices=('csv', 'json', 'coco'),
-        help='output format (default: by the extension of --out, else coco for a COCO file, csv for images)')
+    add('--format', choices=('csv', 'json', 'coco', 'parquet'),
+        help='output format (default: by the extension of --out, else coco for a COCO file, csv for images); parquet '
+        'goes with --workers or --scheduler')
     add('--out', metavar='FILE', help='result file, written atomically, with its hash in a hidden file beside it; '
         'replaces unedited earlier results, but no other file (default: standard output); with --workers or '
         '--scheduler: folder or URL of the shards and of the table')
@@ -292,11 +295,12 @@ def _take_model(args): # the first path, if it is one, becomes `args.model`; why
     return '' if args.named else _find_model_fault(args.paths)
 
 def _find_list_faults(args, suffix): # contradictions of the options of batch jobs; extension of --out
-    if not args.list: return [(args.shard != 1000, '--shard belongs to --workers or --scheduler')]
+    if not args.list: return [(args.shard != 1000, '--shard belongs to --workers or --scheduler'),
+                              (args.format == 'parquet', '--format parquet belongs to --workers or --scheduler')]
     return [(not args.out, '--workers and --scheduler need --out, a folder or URL'),
             (args.self_test or args.coco or args.format == 'coco', '--workers and --scheduler do not go with '
              '--self-test or a COCO file'),
-            (suffix in ('.csv', '.json', '.jsonl'), f'--out {args.out}: with --workers or --scheduler, this is a '
+            (suffix in ('.csv', '.json', '.jsonl', '.parquet'), f'--out {args.out}: with --workers or --scheduler, this is a '
              f'folder; leave out {suffix}'),
             (args.threads > 1, '--threads does not go with --workers or --scheduler: a worker has one thread'),
             (min(args.workers or 0, args.shard - 1) < 0, '--workers must be at least 0 and --shard at least 1'),
@@ -331,7 +335,7 @@ def _parse_arguments(argv):
     return args
 
 # %% ../../nbs/deploy/04_predict.ipynb #n9e13e2b
-_tables = 'predictions.csv', 'predictions.jsonl', '.predictions.*.sha256', 'skipped.jsonl' # patterns
+_tables = *(f'predictions.{suffix}' for suffix in ('csv', 'jsonl', 'parquet')), '.predictions.*.sha256', 'skipped.jsonl'
 
 def _hash_model(path): # of an exported file and its companions
     return hashlib.sha256(b''.join(part.read_bytes() for part in list_parts(Path(path)))).hexdigest()
@@ -358,6 +362,7 @@ def open_shards(
                          f'{sha256:.16})')
     if lost := next((path for path in folders if not os.path.isdir(path)), ''):
         raise FileNotFoundError(f'{lost}: there is no such folder on this machine')
+    keep_memory()
     predictor = Predictor(model, 1, precision)
     def answer(paths):
         items, skipped = (_load_listed(predictor, path, folder) for path in paths), []
@@ -395,23 +400,47 @@ def _plan_list(args, faults):
     paths = (path for arg in args.paths for path in _list_arg(arg, faults))
     return plan_shards(out, paths, args.shard, f'{__name__}:open_shards', settings, facts)
 
-def _write_list(args, plan, failed, predictor): # write the table, and what was skipped; counts
-    from tempfile import TemporaryFile
-    from lightweight.core.files import Store, add_seal
+def _render_csv(pieces, classes, calibrated):
+    for i, rows in enumerate(pieces):
+        _write_csv(text := StringIO(), rows, classes, False, calibrated, head=not i)
+        yield text.getvalue().encode('utf-8', 'backslashreplace')
+
+def _render_jsonl(pieces, classes, calibrated):
+    for rows in pieces:
+        text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+        yield text.encode('utf-8', 'backslashreplace')
+
+def _render_parquet(pieces, classes, calibrated): # the columns of the CSV table, and a row group per piece
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+    text, number = pa.string(), pa.float64()
+    names = dict(path=text, label=text, probability=number) | (dict(answer=text, strangeness=number) if calibrated else {})
+    schema = pa.schema(names | {f'p_{c}': number for c in classes})
+    def flatten(row):
+        path = row['path'].encode('utf-8', 'backslashreplace').decode()
+        return row | {f'p_{c}': p for c, p in row['probabilities'].items()} | dict(path=path)
+    with TemporaryFile() as file:
+        with ParquetWriter(file, schema) as writer:
+            for rows in pieces: writer.write_table(pa.Table.from_pylist([*map(flatten, rows)], schema))
+        file.seek(0)
+        yield from iter(partial(file.read, 1 << 20), b'')
+
+_renderers = dict(csv=('csv', _render_csv), json=('jsonl', _render_jsonl), parquet=('parquet', _render_parquet))
+
+def _read_answers(plan, failed, totals, lost): # rows of each shard; counts, and what was skipped as lines of a file
     from lightweight.core.shards import read_shards
-    calibrated, totals = 'calibration' in predictor.info, Counter()
-    def render():
-        for header, rows in read_shards(plan, failed):
-            text = StringIO()
-            if args.format == 'csv': _write_csv(text, rows, predictor.classes, False, calibrated, not totals['shards'])
-            else: text.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-            totals.update(shards=1, rows=header['rows'], skipped=len(header['skipped']))
-            totals['repeated'] += header['attempt'] - 1
-            for path, why in header['skipped']: lost.write((json.dumps(dict(path=path, why=why)) + '\n').encode())
-            yield text.getvalue().encode('utf-8', 'backslashreplace')
-    store, name = Store(plan.out), f"predictions.{'csv' if args.format == 'csv' else 'jsonl'}"
+    for header, rows in read_shards(plan, failed):
+        skipped = header['skipped']
+        totals.update(shards=1, rows=header['rows'], skipped=len(skipped), repeated=header['attempt'] - 1)
+        lost.writelines((json.dumps(dict(path=path, why=why)) + '\n').encode() for path, why in skipped)
+        yield rows
+
+def _write_list(args, plan, failed, predictor): # write the table, and what was skipped; counts
+    from lightweight.core.files import Store, add_seal
+    store, totals, (suffix, render) = Store(plan.out), Counter(), _renderers[args.format]
     with TemporaryFile() as lost:
-        store.write(name, render())
+        pieces = _read_answers(plan, failed, totals, lost)
+        store.write(name := f'predictions.{suffix}', render(pieces, predictor.classes, 'calibration' in predictor.info))
         if store.fs is None: add_seal(Path(store.root)/name)
         lost.seek(0)
         if totals['skipped']: store.write('skipped.jsonl', lost)
@@ -454,6 +483,8 @@ def _answer_list(args):
     "Classify a list in shards; return whether all is classified, without a warning."
     from lightweight.core.shards import run_shards
     start, faults = time.perf_counter(), []
+    if args.format == 'parquet' and not find_spec('pyarrow'):
+        raise ImportError("--format parquet needs pyarrow: pip install 'lightweight[parquet]'")
     predictor, warned = _open_predictor(args, 1)
     with _claim_list(args):
         plan = _plan_list(args, faults)

@@ -25,8 +25,7 @@ from ..core.settings import settings_main
 from ..core.shards import FILES, plan_shards, read_shards, remove_shards, run_shards
 from ..data.cache import load_images
 from ..data.crops import read_crops_info
-from ..data.image import read_square
-from ..data.loaders import keep_memory
+from ..data.image import keep_memory, read_square
 from ..deploy.formats import CALIBRATION, ask_file, ask_model, read_table, read_variants, to_pixels
 from ..evaluation.analysis import analyse, draw_figures
 from ..evaluation.page import Section, describe_record, tabulate_promises, write_card, write_page

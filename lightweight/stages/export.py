@@ -20,7 +20,7 @@ from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, Wri
 from ..core.settings import settings_main
 from ..data.cache import load_images
 from ..data.crops import explain_untested, read_crops_info, read_manifest
-from ..data.loaders import keep_memory
+from ..data.image import keep_memory
 from ..deploy.formats import (Limits, check_export, draw_examples, export_formats, list_own_files,
                                         make_deployable, make_metadata, measure_centres, predict_reference, read_table,
                                         to_pixels)
