@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLE := outputs/sample
+PROGRESS := : [0-9,]+ of [0-9,]+ .*[0-9] s
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # papermill shows what the cells print; what it says of itself is left out
@@ -13,10 +14,12 @@ PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing n
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/quick
 	@mkdir -p $(SAMPLE)
-	@for stage in crop train export evaluate; do echo "== $$stage"; $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) || exit 1; done
+	@for stage in crop train export evaluate; do echo "== $$stage"; log=$(SAMPLE)/$$stage.log; \
+	    $(MILL) nbs/$$stage.ipynb $(SAMPLE)/$$stage.ipynb 2>&1 | $(PLAIN) | tee $$log | { grep --line-buffered -E '$(PROGRESS)' || true; } || \
+	    { tail -n 30 $$log; exit 1; }; done
 	@echo "== result"
 	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/lightweight summary $(SAMPLE)/evaluate/record.json
-	@echo "notebooks  $(SAMPLE)/crop.ipynb  $(SAMPLE)/train.ipynb  $(SAMPLE)/evaluate.ipynb"
+	@echo "notebooks  $(SAMPLE)/crop.ipynb  $(SAMPLE)/train.ipynb  $(SAMPLE)/evaluate.ipynb  (what they print: *.log)"
 	@echo "record     $(SAMPLE)/evaluate/record.json"
 
 # Everything that CI runs: nothing generated is stale, every notebook runs, the house is in order.
@@ -92,22 +95,26 @@ LOCK ?= requirements.lock
 TORCH_INDEX ?=
 UV := $(shell command -v uv)
 PIP := PYTHONWARNINGS=ignore $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check) --quiet
-INSTALL := $(PIP) $(if $(LOCK),--constraint $(LOCK)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) $(if $(UV),--index-strategy unsafe-best-match))
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) $(if $(UV),--index-strategy unsafe-best-match))
 SOURCES := settings.ini setup.py pyproject.toml $(LOCK)
+install = $(PIP) $(INDEX) $(if $(LOCK),--constraint $(LOCK)) --editable '.[$(1)]' || \
+    $(if $(LOCK),{ echo "not with the versions of $(LOCK); trying the newest that settings.ini allows"; $(PIP) $(INDEX) --editable '.[$(1)]'; },exit 1)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
-	$(if $(UV),$(UV) venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip)
+	@$(if $(UV),$(UV) venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip)
 
 # What the quick run needs.
 .venv/quick: $(SOURCES) | $(BIN)/python
-	$(INSTALL) --editable '.[export]'
+	@echo "installing PyTorch and what the quick run needs into .venv: several minutes"
+	@$(call install,export)
 	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py    # no warning from each kernel
 	@touch $@
 
 # Everything.
 .venv/installed: .venv/quick
-	$(INSTALL) --editable '.[dev]'
+	@echo "installing what tests and documentation need into .venv"
+	@$(call install,dev)
 	@git config core.hooksPath .githooks 2>/dev/null || true
 	@touch $@
 

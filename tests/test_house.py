@@ -1,5 +1,6 @@
 "The rules of the house: what is generated is fresh, what is committed is clean, what is misspelt stops."
 import ast
+import configparser
 import importlib
 import json
 import os
@@ -313,6 +314,20 @@ def test_readme_and_pictures_are_made_from_records(tmp_path):
     assert "README.md" in made
     stale = [name for name, content in made.items() if not (ROOT/name).is_file() or (ROOT/name).read_bytes() != content]
     assert not stale, f"run `make readme` and commit: {', '.join(stale)}"
+
+
+def test_lock_holds_what_is_asked_for():
+    "Every requirement of settings.ini has a version in requirements.lock that it allows, and nothing but names, versions and markers stands there."
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    locked = [Requirement(line) for line in (ROOT/"requirements.lock").read_text().splitlines()]
+    versions = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in locked if r.marker is None or r.marker.evaluate()}
+    assert all(r.url is None and re.fullmatch(r"==[^,]+", str(r.specifier)) for r in locked)
+    settings = configparser.ConfigParser(delimiters=("=",), comment_prefixes=("#",))
+    settings.read(ROOT/"settings.ini")
+    asked = [Requirement(line) for key, lines in settings["DEFAULT"].items() if key.endswith("requirements") for line in lines.split("\n") if line.strip()]
+    asked = [r for r in asked if r.name != "lightweight"]
+    assert len(asked) > 50 and not [str(r) for r in asked if not r.specifier.contains(versions.get(canonicalize_name(r.name), "0.0.0"))]
 
 
 def test_text_names_no_private_place():
