@@ -314,6 +314,10 @@ class Predictor:
     ):
         self.model = path if callable(path) else open_model(path, n_threads, precision)
         self.info, self.classes = self.model.info, self.model.info['classes']
+        chosen = self.info.get('calibration', {}).get('precision')
+        if chosen and chosen != self.model.precision:
+            warnings.warn(f'{self.model.path}: its thresholds were chosen in {chosen}; in {self.model.precision} the '
+                          'purity is not promised', stacklevel=2)
 
     def prepare(self,
         image:Image.Image|str|Path|bytes|np.ndarray, # an image, a file, its content, or uint8 (height, width, 3), RGB

@@ -148,7 +148,7 @@ def _calibrate_model(s, case, model): # thresholds and limit of a model, as its 
     reference = _describe_crops(case.rows.iloc[kept], case.info['classes'], probs[kept], accepted, strange[kept])
     if limit is None: reference['strange'] = None
     held = dict(checkpoint=case.checkpoint, purity=s.purity, confidence=s.confidence, thresholds=thresholds,
-                strange=limit, reference=reference)
+                strange=limit, reference=reference, precision=model.precision)
     return SimpleNamespace(held=held, table=table, n_used=len(kept), probs=probs, measured=measured)
 
 def _measure(s, case, found, files): # the metrics of the record
@@ -156,7 +156,7 @@ def _measure(s, case, found, files): # the metrics of the record
     rows = found.table.astype(object).where(found.table.notna(), None).to_dict('records')
     quality, model = measure_confidence(targets, found.probs, photos), case.models[0][0]
     return dict(found.held, mix=None if case.mix is None else dict(zip(case.info['classes'], case.mix.tolist())),
-                variant=case.variant, runtime=model.runtime, precision=model.precision, strangeness=found.measured,
+                variant=case.variant, runtime=model.runtime, strangeness=found.measured,
                 temperature=fit_temperature(targets, found.probs), per_class=rows,
                 quality={name: dict(zip(('value', 'low', 'high'), values)) for name, values in quality.items()},
                 n=len(targets), n_used=found.n_used, n_photos=int(case.rows.photo_id.nunique()),
