@@ -326,6 +326,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'lightweight.core.shards._count_shards': ( 'core/shards.html#_count_shards',
                                                                                     'lightweight/core/shards.py'),
                                          'lightweight.core.shards._follow': ('core/shards.html#_follow', 'lightweight/core/shards.py'),
+                                         'lightweight.core.shards._forget_running': ( 'core/shards.html#_forget_running',
+                                                                                      'lightweight/core/shards.py'),
                                          'lightweight.core.shards._has_dashboard': ( 'core/shards.html#_has_dashboard',
                                                                                      'lightweight/core/shards.py'),
                                          'lightweight.core.shards._list_attempts': ( 'core/shards.html#_list_attempts',

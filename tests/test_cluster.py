@@ -15,10 +15,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from dask_site import PREDICT, ROOT, Site, count_lost, count_shards, describe
+from dask_site import PREDICT, ROOT, Site, Starter, count_lost, count_shards, describe
 
-from lightweight.core.files import claim_folder
-from lightweight.core.shards import plan_shards, read_shards, run_shards
+from lightweight.core.files import Store, claim_folder, list_files
+from lightweight.core.records import hash_file
+from lightweight.core.shards import plan_shards, read_shards, remove_shards, run_shards
 
 N, SHARD = 300, 5
 WORK = '''
@@ -274,3 +275,88 @@ def test_model_of_the_package(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "find_bundled", lambda: place/"model.onnx")
     assert module.main([str(place/"photos/0001.png"), "--workers", "0", "--out", str(tmp_path/"out")]) == 0
     assert "no model given; model.onnx of the package: red, green, blue" in capsys.readouterr().err
+
+
+STAGES = dict(crop=(), evaluate=("train", "--n_rounds", 5, "--baseline_img_size", 32), compare=("--plan", "plan.yaml", "--seeds", 0),
+              tune=("--crops", "crops", "--img_sizes", 32, "--n_trials", 3, "--epochs", 2, "--n_long", 0, "--pruner", "none", "--variant", "torchscript",
+                    "--baseline_size", 32, "--heartbeat_timeout", 5))
+BEGUN = dict(crop=".killed.*.part/shards/attempts/*", evaluate="killed/work/attempts/*", compare="killed/*/history.csv", tune="killed/trials/*/short/history.csv")
+PLAN = "base: {crops: crops, network: tiny, img_size: 32, epochs: 2, precision: fp32, n_threads: 1}\ngroups: {loss: {focal: {loss: focal}}}\n"
+TIMES = {"started", "seconds", "train_seconds", "command", "out", "workers"}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    "Crops of the embedded sample, a network that is trained on them, and its exported file."
+    starter = Starter(tmp_path_factory.mktemp("stages"))
+    (starter.folder/"plan.yaml").write_text(PLAN)
+    for words in (("crop", "--out", "crops"), ("train", "--crops", "crops", "--out", "train", "--preset", "none", "--network", "tiny", "--img_size", 32, "--epochs", 1),
+                  ("export", "train", "--formats", "torchscript")):
+        code, said = starter.run(*words)
+        assert code == 0, said
+    yield starter
+    starter.close()
+
+
+def without_times(value):
+    "A record without what differs from run to run."
+    if isinstance(value, list): return [without_times(v) for v in value]
+    return {k: without_times(v) for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value
+
+
+def read_result(name, out):
+    "What must be the same after any kill."
+    record = json.loads((out/"record.json").read_text())
+    found = dict(files={f for f in list_files(out) if not re.search(r"(^|/)\.|export/|study.log", f)})
+    if name == "evaluate":
+        return found | dict(predictions=(out/"predictions.csv").read_text(), **{k: record["metrics"][k] for k in ("test", "per_class", "quality", "corruptions")})
+    if name == "tune":
+        with open(out/"trials.csv", newline="") as f: rows = [*csv.DictReader(f)]
+        trials = {row["plan"]: (row["fingerprint"], row["macro_f1"]) for row in rows if row["state"] == "complete"}
+        return dict(trials=trials, n=sum(row["state"] == "complete" for row in rows))
+    weights = {f: hash_file(out/f) for f in found["files"] if f.endswith(("safetensors", "jpg", "splits.csv", "manifest.csv", "worth.csv"))}
+    return found | dict(weights=weights, record=without_times(record))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_resumes_after_kills(stages, name):
+    "The user, a SIGKILL of the main process, and one of a worker: the same command ends as an unbroken run, and nothing is counted twice."
+    folder, words = stages.folder/name, (name, *STAGES[name], "--workers", 2, "--out", f"{name}/killed")
+    code, said = stages.run(name, *STAGES[name], "--out", f"{name}/whole")
+    assert code == 0, said
+    def list_begun(): return {(path, path.stat().st_mtime_ns) for path in folder.glob(BEGUN[name])}
+    def kill_worker(main): stages.list_workers()[0].kill(); stages.hold.unlink(missing_ok=True)
+    kills = [("int", 130, lambda main: main.send_signal(signal.SIGINT))]*(name == "evaluate")
+    for kind, expected, kill in (*kills, ("main", -signal.SIGKILL, lambda main: main.kill()), ("worker", 0, kill_worker)):
+        if name in ("crop", "evaluate"): stages.hold.touch()
+        before = list_begun()
+        code, said = stages.run(*words, happened=lambda: list_begun() - before, kill=kill)
+        assert code == expected, said
+        if kind == "int": assert said == f"lightweight {name}: interrupted from the keyboard\n" and not list_begun(), said
+        for path in folder.glob("**/plan.json") if kind == "main" and name != "evaluate" else ():
+            path.write_text('{"key": "0", "facts": {"version": "0"}}')        # as an earlier version may have left it
+    assert read_result(name, folder/"killed") == read_result(name, folder/"whole")
+    if name == "evaluate": assert len((stages.folder/"crops-openings.csv").read_text().splitlines()) == 1 + 2
+
+
+@pytest.mark.parametrize("name", ["evaluate", "compare"])
+def test_two_main_processes_of_a_stage(stages, name):
+    with claim_folder(stages.folder/"held", name, ()):
+        code, said = stages.run(name, *STAGES[name], "--workers", 2, "--out", "held")
+    assert code == 2 and f"another {name} is running there; wait until it ends, or choose another folder" in said.splitlines()[-1], said
+
+
+def test_killed_removal_of_shards(workers_find, tmp_path, monkeypatch):
+    "Whichever file is removed last, the same list is worked on again, or anew."
+    given = ([*map(str, range(6))], 2, "cluster_work:open_work", dict(folder=str(workers_find)), {})
+    for left in range(8):        # three shards, three lists, failed.jsonl and the plan
+        assert not run_shards(plan := plan_shards(tmp_path/"out", *given))
+        calls, remove = iter(range(left)), Store.remove
+        def stop(self, name): return remove(self, name) if next(calls, None) is not None else sys.exit()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(Store, "remove", stop)
+            remove_shards(plan.out)
+        plan = plan_shards(tmp_path/"out", *given)
+        assert not run_shards(plan) and [row["item"] for _, rows in read_shards(plan) for row in rows] == given[0]
+    remove_shards(plan.out)
+    assert not (tmp_path/"out").exists()

@@ -218,6 +218,11 @@ def _retry_failed(store): # forget the attempts of the shards that had failed
         for note in _list_attempts(store, _name(line['shard'])): store.remove(note)
     store.remove('failed.jsonl')
 
+def _forget_running(store, earlier): # attempts that the user stopped; earlier: notes of earlier runs
+    for note in set(store.list('attempts')) - earlier:
+        with suppress(FileNotFoundError):
+            if store.read(f'attempts/{note}').decode() == _killed: store.remove(f'attempts/{note}')
+
 def _follow(plan, left, outcomes, say, unit): # show the progress; the failed shards
     failed, n_done = [], plan.n - sum(_count_items(plan, shard) for shard in left)
     with open_progress(plan.n, 'shards', unit, done=n_done) as progress:
@@ -242,9 +247,14 @@ def run_shards(
     left = [shard for shard in range(_count_shards(plan)) if _name(shard) not in done]
     if done: say(f'{len(done):,} of {_count_shards(plan):,} shards are done')
     if not left: return []
-    with open_cluster(min(workers, len(left)), scheduler, say) as client:
-        outcomes = _run_on(client, plan, left) if client else _run_here(plan, left)
-        failed = _follow(plan, left, outcomes, say, unit)
+    earlier = set(store.list('attempts'))
+    try:
+        with open_cluster(min(workers, len(left)), scheduler, say) as client:
+            outcomes = _run_on(client, plan, left) if client else _run_here(plan, left)
+            failed = _follow(plan, left, outcomes, say, unit)
+    except KeyboardInterrupt:
+        _forget_running(store, earlier)
+        raise
     if failed: store.write('failed.jsonl', ''.join(json.dumps(line) + '\n' for line in failed))
     return failed
 
@@ -264,12 +274,11 @@ def read_shards(
         yield header, rows
 
 # %% ../../nbs/core/06_shards.ipynb #n739bdb8
-def remove_shards(plan:Plan): # from `plan_shards`
-    "Remove the files of a plan, the plan last."
-    store, folders = Store(plan.out), ('shards', 'attempts', 'list', '')
-    for folder in folders[:3]:
-        for name in store.list(folder): store.remove(f'{folder}/{name}')
-    for name in ('failed.jsonl', 'plan.json'): store.remove(name)
+def remove_shards(out:str): # output folder or URL, as for `plan_shards`
+    "Remove the files of a plan, if there is one, so that a run killed in between can be repeated."
+    store, folders = Store(out), ('shards', 'attempts', 'list', '')
+    shards, notes, lists = ([f'{folder}/{name}' for name in store.list(folder)] for folder in folders[:3])
+    for name in (*shards, *notes, 'failed.jsonl', 'plan.json', *lists): store.remove(name)
     for folder in folders if store.fs is None else ():
         with suppress(OSError): os.rmdir(os.path.join(store.root, folder))      # if it is empty
 

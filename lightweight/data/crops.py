@@ -111,11 +111,12 @@ def open_cutting(
 def _cut_on_workers(plan, root, folder, workers, scheduler, **settings): # photos that fail are left to `_cut_photos`
     items = (json.dumps(rows[_needed].to_dict('records')) for _, rows in plan.groupby('photo_id'))
     given = dict(root=str(root.resolve()), folder=str(folder), **settings)
+    remove_shards(folder/'shards')
     listed = plan_shards(folder/'shards', items, 20, f'{__name__}:open_cutting', given, settings)
     failed = run_shards(listed, workers, scheduler, partial(print, file=sys.stderr), 'photos')
     if failed: raise OSError('\n'.join([f"{sum(line['n'] for line in failed)} photo(s) could not be cut:",
                                         *(f"shard {line['shard']}: {line['why']}" for line in failed)]))
-    remove_shards(listed)
+    remove_shards(folder/'shards')
 
 # %% ../../nbs/data/11_crops.ipynb #c024
 def _fingerprint_crops(plan, root, settings): # hash everything that determines the crops

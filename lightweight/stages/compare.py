@@ -118,11 +118,12 @@ def open_training(root:str): # repository
 def _train_on_workers(plan, s, out, root, say): # leave finished trainings to `_run_plan`
     trainings = [_place_training(t, key, seed, out) for seed in dict.fromkeys(s.seeds) for key, t in plan.items()]
     items = (t.model_dump_json(exclude_unset=True) for t in trainings)
+    remove_shards(out/'work')
     listed = plan_shards(out/'work', items, 1, f'{__name__}:open_training', dict(root=str(root)), {})
     if failed := run_shards(listed, s.workers, s.scheduler, say, 'trainings'):
         names = [f"{Path(trainings[line['shard']].out).name}: {line['why']}" for line in failed]
         raise StageStopped('\n'.join([f'{len(failed)} of {len(trainings)} trainings failed:', *names]))
-    remove_shards(listed)
+    remove_shards(out/'work')
 
 def _run_plan(plan, seeds, out, root, say=print):
     "Train every variation with every seed, unless that is done, and collect the validation scores."

@@ -187,7 +187,7 @@ def _ask_on_workers(s, case, exported, out): # the answers of `ask_file`, varian
     if failed := run_shards(listed, s.workers, s.scheduler, unit='crops'):
         raise StageStopped(f"{sum(line['n'] for line in failed)} crops failed: {failed[0]['why']}")
     rows = [row for _, some in read_shards(listed) for row in some]
-    remove_shards(listed)
+    remove_shards(out/'work')
     def gather(name):
         probs, strangeness = zip(*(row[name] for row in rows))
         return np.array(probs, np.float32), None if strangeness[0] is None else np.array(strangeness, np.float32)
@@ -227,18 +227,18 @@ def _evaluate(s, case, root, make):
     for model in models.values(): _check_file(model, info, case.checkpoint)
     promises = read_promises(root/s.run/'export', case.checkpoint, info['classes'], list(models))
     if promises: _check_thresholds(models[promises['variant']], promises)
-    openings = note_opening(case.store, info['split'], case.checkpoint, datetime.now(), root)
     rows, probs, found, variants = _measure(s, case, exported, models, promises, root/s.out)
+    figures = draw_figures(found, rows, probs, case.network, info, case.images, s.n_pictures)
+    figures['End-to-end latency'] = plot_latency(variants)
     best, f1 = variants.path_ms[list(exported)].idxmin(), measure_f1(rows, info['classes'])
     tables = {name: getattr(found, name).to_dict('records') for name in ('per_class', 'by_size', 'corruptions')}
+    openings = note_opening(case.store, info['split'], case.checkpoint, datetime.now(), root) # once, if it is repeated
     metrics = dict(test=f1, best=best, times_ms=_list_times(variants, best), score=float(variants.score[best]),
                    variants=timing.list_rows(variants.rename_axis('variant').reset_index()), **tables,
                    sorting=found.sorting, quality=found.quality, calibration=found.calibration, openings=openings,
                    baseline_f1=s.baseline_f1, runtime=best,
                    network=describe_network(case.network, info['img_size']), setup=timing.describe_setup(s.n_threads))
     record = make(metrics, dict(split=info['split'], checkpoint=case.checkpoint), seed=info['settings']['seed'])
-    figures = draw_figures(found, rows, probs, case.network, info, case.images, s.n_pictures)
-    figures['End-to-end latency'] = plot_latency(variants)
     result = SimpleNamespace(f1=f1, found=found, variants=variants, best=best, predictions=rows, figures=figures,
                              record=record, out=root/s.out)
     _write_result(result, s, models, read_crops_info(case.store), root)
