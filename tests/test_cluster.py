@@ -277,10 +277,8 @@ def test_model_of_the_package(place, tmp_path, monkeypatch, capsys):
     assert "no model given; model.onnx of the package: red, green, blue" in capsys.readouterr().err
 
 
-STAGES = dict(crop=(), evaluate=("train", "--n_rounds", 5, "--baseline_img_size", 32), compare=("--plan", "plan.yaml", "--seeds", 0),
-              tune=("--crops", "crops", "--img_sizes", 32, "--n_trials", 3, "--epochs", 2, "--n_long", 0, "--pruner", "none", "--variant", "torchscript",
-                    "--baseline_size", 32, "--heartbeat_timeout", 5))
-BEGUN = dict(crop=".killed.*.part/shards/attempts/*", evaluate="killed/work/attempts/*", compare="killed/*/history.csv", tune="killed/trials/*/short/history.csv")
+STAGES = dict(crop=(), evaluate=("train", "--n_rounds", 5, "--baseline_img_size", 32), compare=("--plan", "plan.yaml", "--seeds", 0))
+BEGUN = dict(crop=".killed.*.part/shards/attempts/*", evaluate="killed/work/attempts/*", compare="killed/*/history.csv")
 PLAN = "base: {crops: crops, network: tiny, img_size: 32, epochs: 2, precision: fp32, n_threads: 1}\ngroups: {loss: {focal: {loss: focal}}}\n"
 TIMES = {"started", "seconds", "train_seconds", "command", "out", "workers"}
 
@@ -307,13 +305,9 @@ def without_times(value):
 def read_result(name, out):
     "What must be the same after any kill."
     record = json.loads((out/"record.json").read_text())
-    found = dict(files={f for f in list_files(out) if not re.search(r"(^|/)\.|export/|study.log", f)})
+    found = dict(files={f for f in list_files(out) if not re.search(r"(^|/)\.|export/", f)})
     if name == "evaluate":
         return found | dict(predictions=(out/"predictions.csv").read_text(), **{k: record["metrics"][k] for k in ("test", "per_class", "quality", "corruptions")})
-    if name == "tune":
-        with open(out/"trials.csv", newline="") as f: rows = [*csv.DictReader(f)]
-        trials = {row["plan"]: (row["fingerprint"], row["macro_f1"]) for row in rows if row["state"] == "complete"}
-        return dict(trials=trials, n=sum(row["state"] == "complete" for row in rows))
     weights = {f: hash_file(out/f) for f in found["files"] if f.endswith(("safetensors", "jpg", "splits.csv", "manifest.csv", "worth.csv"))}
     return found | dict(weights=weights, record=without_times(record))
 
