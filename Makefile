@@ -120,4 +120,4 @@ $(BIN)/python:
 
 # The versions of LOCK anew: the newest that settings.ini allows, for all systems and versions of Python. Needs uv.
 lock:
-	uv pip compile setup.py --extra dev --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet --output-file requirements.lock
+	uv pip compile setup.py --extra dev --extra parquet --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet --output-file requirements.lock

@@ -13,10 +13,11 @@ import psutil
 PRELOAD = '''
 import os, time
 import lightweight.deploy.predict as predict
+pause = time.sleep
 load = predict._quick = getattr(predict, "_quick", predict._load_listed)
 def slow(predictor, path, folder):
     with open(os.environ["LIGHTWEIGHT_LOG"], "a") as log: log.write(os.path.basename(path) + "\\n")
-    if "crash" in path: os.kill(os.getpid(), 11)
+    if "crash" in path: os.kill(os.getpid(), 11); pause(60)
     time.sleep(float(os.environ["LIGHTWEIGHT_PAUSE"]))
     return load(predictor, path, folder)
 predict._load_listed = slow

@@ -23,7 +23,7 @@ from lightweight.core.shards import plan_shards, read_shards, remove_shards, run
 
 N, SHARD = 300, 5
 WORK = '''
-import os, resource
+import os, resource, time
 def take(path): # whether this process is the first one here
     try: return bool(os.close(os.open(path, os.O_CREAT | os.O_EXCL)) is None)
     except FileExistsError: return False
@@ -33,7 +33,7 @@ def open_work(folder, unfit=()):
     if "all" in unfit: raise FileNotFoundError(2, "No such file or directory", "model.onnx")
     def work(items):
         if "fault" in items: raise ValueError("no number")
-        if "crash" in items: os.kill(os.getpid(), 11)
+        if "crash" in items: os.kill(os.getpid(), 11); time.sleep(60)    # the signal may reach another thread first
         return [dict(item=item, text="long enough for a full disk") for item in items], []
     return work
 '''
@@ -195,19 +195,24 @@ def test_without_dask(place, tmp_path):
     assert done.returncode == 2 and "memory://out: " in done.stderr and "lightweight[cluster]" in done.stderr, done.stderr
 
 
+READ_PARQUET = "import sys, json; from pyarrow.parquet import ParquetFile; f = ParquetFile(sys.argv[1]); print(json.dumps([f.num_row_groups, f.read().to_pylist()]))"
+
+
 def test_parquet(place, tmp_path):
     "The rows of the CSV table, a row group per shard; without pyarrow, or without shards, a clear error."
-    from pyarrow.parquet import ParquetFile
     options = "--workers", 0, "--shard", 100, "--format", "parquet", "--out", tmp_path/"out"
-    assert predict(place, *options).returncode == 1        # a photo is skipped
-    table = ParquetFile(tmp_path/"out/predictions.parquet")
-    with open(place/"table.csv", newline="") as f: expected = [*csv.DictReader(f)]
-    found = [{k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in table.read().to_pylist()]
-    assert found == expected and table.num_row_groups == 4
     done = predict(place, *options, before="import sys; sys.modules['pyarrow'] = None\n")
     assert done.returncode == 2 and "pip install 'lightweight[parquet]'" in done.stderr, done.stderr
     done = predict(place, "--format", "parquet")
     assert done.returncode == 2 and "--format parquet belongs to --workers or --scheduler" in done.stderr, done.stderr
+    here = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path/"site", "--constraint", ROOT/"requirements.lock", "pyarrow"]
+    subprocess.run(here, check=True, capture_output=True)                  # not into this environment, in which it would change pandas
+    before = f"import sys; sys.path.append({str(tmp_path/'site')!r})\n"
+    assert predict(place, *options, before=before).returncode == 1        # a photo is skipped
+    read = subprocess.run([sys.executable, "-c", before + READ_PARQUET, tmp_path/"out/predictions.parquet"], capture_output=True, text=True, check=True)
+    groups, rows = json.loads(read.stdout)
+    with open(place/"table.csv", newline="") as f: expected = [*csv.DictReader(f)]
+    assert groups == 4 and [{k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows] == expected
 
 
 def test_object_store(place, capsys):

@@ -13,7 +13,7 @@ OWN = ["crop STORE_FILES", "crop SHARED_FILES", "eda OWN_FILES", "evaluate OWN_F
        "train OWN_FILES", "teach OWN_FILES", "teach CACHED_FILES", "compress OWN_FILES", "compare list_places",
        "tune OWN_FILES", "race list_own_files", "web _files"]
 PLACES = {"crop": "data.crops"}
-EXACT = {"benchmark", "calibrate", "cluster", "select", "sorting", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
+EXACT = {"baselines", "benchmark", "calibrate", "cluster", "select", "sorting", "submit", "sweep"}  # a single name each; what a sweep's runs leave is guarded by the stage that leaves it
 
 
 def read_patterns(stage, name):
