@@ -1,6 +1,7 @@
 "Dask processes that are killed at random, and started again as an operator would; for tests/test_cluster.py and nbs/experiments/cluster.ipynb."
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -180,4 +181,5 @@ class Starter:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait()
+        try: self.process.wait(60)
+        except subprocess.TimeoutExpired: os.killpg(self.process.pid, signal.SIGKILL)

@@ -317,6 +317,10 @@ def read_result(name, out):
     return found | dict(weights=weights, record=without_times(record))
 
 
+SLOW = pytest.mark.skipif("not config.getoption('slow')", reason="two minutes; make test-slow kills the stages")
+
+
+@SLOW
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_resumes_after_kills(stages, name):
     "The user, a SIGKILL of the main process, and one of a worker: the same command ends as an unbroken run, and nothing is counted twice."
@@ -338,6 +342,7 @@ def test_stage_resumes_after_kills(stages, name):
     if name == "evaluate": assert len((stages.folder/"crops-openings.csv").read_text().splitlines()) == 1 + 2
 
 
+@SLOW
 @pytest.mark.parametrize("name", ["evaluate", "compare"])
 def test_two_main_processes_of_a_stage(stages, name):
     with claim_folder(stages.folder/"held", name, ()):
