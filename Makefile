@@ -104,10 +104,11 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	@$(if $(UV),$(UV) venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip)
 
-# What the quick run needs.
+# What the quick run and the lines of the README need, but for compression; ExecuTorch, trackers and tools are left out.
+MOST := search,cluster
 .venv/quick: $(SOURCES) | $(BIN)/python
-	@echo "installing PyTorch and what the quick run needs into .venv: several minutes"
-	@$(call install,export)
+	@echo "installing PyTorch and what the lines of the README need into .venv: several minutes"
+	@$(call install,$(MOST))
 	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py    # no warning from each kernel
 	@touch $@
 

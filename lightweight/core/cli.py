@@ -40,6 +40,8 @@ _commands = { # group → name → (module:function, description)
         compare=('stages.compare:main', 'train variations with several seeds and compare them'),
         sweep=('experiments.sweep:main', 'run a stage notebook over a grid of parameters'))}
 
+_extras = dict(tune='search', compress='compress', export='export', evaluate='export', calibrate='export') # else train
+
 def format_help()->str:
     "Describe the subcommands by group."
     lines = ['usage: lightweight COMMAND [OPTIONS]', '',
@@ -55,7 +57,13 @@ def main(argv:list[str]|None=None)->int: # exit code
     if name in targets:
         module, function = targets[name].split(':')
         sys.argv = [f'lightweight {name}', *options]
-        return getattr(importlib.import_module(f'lightweight.{module}'), function)() or 0
+        try: command = getattr(importlib.import_module(f'lightweight.{module}'), function)
+        except ModuleNotFoundError as e:
+            if (missing := (e.name or '').partition('.')[0]) in ('', 'lightweight'): raise
+            extra = _extras.get(name, 'train')
+            print(f"lightweight {name}: {missing} is not installed; pip install 'lightweight[{extra}]'", file=sys.stderr)
+            return 2
+        return command() or 0
     if name in ('-h', '--help'): print(format_help()); return 0
     if name in ('-V', '--version'): print(f'lightweight {__version__}'); return 0
     close = suggest(name.removeprefix('lightweight-'), targets)

@@ -127,8 +127,8 @@ def open_progress(
     if _in_notebook() or getattr(sys.stderr, 'isatty', lambda: False)(): return tqdm(**options, mininterval=0.5)
     of, left = (f' of {total:,}', ', {remaining_s:.0f} s left') if total else ('', '')
     options |= dict(file=_Lines(say), mininterval=every_s, delay=every_s, miniters=1, smoothing=0, position=0)
-    options |= dict(unit=f' {unit}', bar_format='{desc}: {n:,}' + of + '{unit}, {elapsed_s:.0f} s, {rate_noinv_fmt}' + left)
-    return tqdm(**options)
+    options |= dict(unit=f' {unit}')                # a space before it, also in the rate
+    return tqdm(**options, bar_format='{desc}: {n:,}' + of + '{unit}, {elapsed_s:.0f} s, {rate_noinv_fmt}' + left)
 
 def track(items:Iterable, *args, **kwargs)->Iterator: # arguments as in `open_progress`
     "Iterate over items and show the progress."

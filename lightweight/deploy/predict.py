@@ -250,8 +250,8 @@ def _make_parser():
     parser = argparse.ArgumentParser(PROG, description='Classify images with an exported file.', allow_abbrev=False)
     add = parser.add_argument
     add('paths', nargs='*', metavar='[MODEL] PATH', help='an exported file, .onnx, .xml (OpenVINO), .pt '
-        '(TorchScript) or .pte (ExecuTorch; default: the model that comes with the package); then images, folders of images, a COCO file '
-        '(.json), or - for paths on standard input')
+        '(TorchScript) or .pte (ExecuTorch; default: the model that comes with the package); then images, folders of '
+        'images, a COCO file (.json), or - for paths on standard input')
     add('--photos', metavar='ROOT', help='folder of the photos of a COCO file (default: the folder of the file)')
     add('--format', choices=('csv', 'json', 'coco', 'parquet'),
         help='output format (default: by the extension of --out, else coco for a COCO file, csv for images); parquet '
@@ -300,8 +300,8 @@ def _find_list_faults(args, suffix): # contradictions of the options of batch jo
     return [(not args.out, '--workers and --scheduler need --out, a folder or URL'),
             (args.self_test or args.coco or args.format == 'coco', '--workers and --scheduler do not go with '
              '--self-test or a COCO file'),
-            (suffix in ('.csv', '.json', '.jsonl', '.parquet'), f'--out {args.out}: with --workers or --scheduler, this is a '
-             f'folder; leave out {suffix}'),
+            (suffix in ('.csv', '.json', '.jsonl', '.parquet'), f'--out {args.out}: with --workers or --scheduler, '
+             f'this is a folder; leave out {suffix}'),
             (args.threads > 1, '--threads does not go with --workers or --scheduler: a worker has one thread'),
             (min(args.workers or 0, args.shard - 1) < 0, '--workers must be at least 0 and --shard at least 1'),
             (args.scheduler == '', 'an address is empty')]
@@ -414,8 +414,9 @@ def _render_parquet(pieces, classes, calibrated): # the columns of the CSV table
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
     text, number = pa.string(), pa.float64()
-    names = dict(path=text, label=text, probability=number) | (dict(answer=text, strangeness=number) if calibrated else {})
-    schema = pa.schema(names | {f'p_{c}': number for c in classes})
+    decided = dict(answer=text, strangeness=number) if calibrated else {}
+    named = dict(path=text, label=text, probability=number) | decided
+    schema = pa.schema(named | {f'p_{c}': number for c in classes})
     def flatten(row):
         path = row['path'].encode('utf-8', 'backslashreplace').decode()
         return row | {f'p_{c}': p for c, p in row['probabilities'].items()} | dict(path=path)
