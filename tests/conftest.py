@@ -1,6 +1,7 @@
 "How the tests are counted: one a notebook, one a rule of the house, and cells marked `#| slow` are counted as skipped."
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the cells marked `#| slow` too, and kill more often")
+    parser.addoption("--fast", action="store_true", help="only the rules of the house, the pages that train nothing, and pages that differ from the last commit")
 
 
 # Pages that take long go first, so that the workers end together.
@@ -45,8 +47,25 @@ def browser(launch):
     chromium.close()
 
 
+QUICK = ("core/", "data/", "metrics/", "models/")
+
+
+def is_fast(item, changed):
+    page = item.name.partition("[")[2].rstrip("]")
+    return item.path.stem == "test_house" if item.path.stem not in ("test_notebooks", "test_stages") else page.startswith(QUICK) or page in changed
+
+
+def list_changed():
+    "Pages that differ from the last commit."
+    listed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=all", "nbs"], cwd=Path(__file__).parents[1], capture_output=True, text=True).stdout
+    return {line[3:].removeprefix("nbs/").removesuffix(".ipynb") for line in listed.splitlines()}
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--fast"):
+        changed = list_changed()
+        items[:] = [item for item in items if is_fast(item, changed)]
     page = lambda item: next((i for i, name in enumerate(LONG) if f"[{name}]" in item.name), len(LONG))
     items.sort(key=lambda item: (item.path.stem, page(item)) if item.path.stem == "test_notebooks" else (item.path.stem, 0))
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pandas as pd
 import pytest
+from forked import Script
 from test_house import BIN, ROOT
 from test_stages import SETTLED, wait_until
 
@@ -27,8 +28,7 @@ def crops(tmp_path):
 
 def start(crops, out):
     options = dict(steps=json.dumps(STEPS), out=out, crops=crops, max_latency_ms=1e9)  # everything is fast enough: what is accepted depends on F1 alone
-    return subprocess.Popen([BIN/"lightweight", "compress", *(w for k, v in options.items() for w in (f"--{k}", str(v)))], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Script(BIN/"lightweight", "compress", *(w for k, v in options.items() for w in (f"--{k}", v)), folder=ROOT)
 
 
 def test_nothing_foreign_is_touched(crops, tmp_path):

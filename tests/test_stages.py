@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forked import Script
 from test_house import ROOT, STAGES, name_page
 from test_notebooks import run_notebook
 
@@ -39,8 +41,9 @@ def test_commands_do_not_repeat_what_libraries_say(tmp_path):
 
 
 def run_command(*words):
-    done = subprocess.run([BIN/"lightweight", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
+    script = Script(BIN/"lightweight", *words, folder=ROOT)
+    said = script.communicate()[0]
+    return script.returncode, said
 
 
 def test_evaluate_compares_promises_with_the_test_crops(tmp_path):
@@ -73,9 +76,12 @@ def test_evaluate_compares_promises_with_the_test_crops(tmp_path):
     assert (ROOT/"outputs/sample/crops-openings.csv").read_text() == ledger
 
 
-def start(out, preexec_fn=None, **changed):
+def start(out, before=None, **changed):
     options = [w for k, v in (OPTIONS | changed).items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([BIN/"lightweight", "train", *options, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=preexec_fn)
+    return Script(BIN/"lightweight", "train", *options, "--out", out, folder=ROOT, before=before)
+
+
+def limit_files(n_bytes): return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
 
 def digest(out): return hashlib.sha256((out/"model.safetensors").read_bytes()).hexdigest()
@@ -159,7 +165,7 @@ def test_no_class_may_lose_all_its_crops(tmp_path):
 def test_disk_that_is_full_at_once(tmp_path):
     "Not even the first checkpoint can be written: the sentence promises no file."
     out = tmp_path/"run"
-    full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)), checkpoint_every=0)
+    full = start(out, before=limit_files(20_000), checkpoint_every=0)
     said = full.communicate()[0]
     assert full.returncode == 2 and "File too large" in said and "No epoch has been kept" in said and "to start over" in said, said
     assert not (out/"model.safetensors").exists()
@@ -198,7 +204,7 @@ def test_full_disk_leaves_what_was_good(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     kept = digest(out)
-    full = start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    full = start(out, before=limit_files(100_000))
     said = full.communicate()[0]
     assert full.returncode == 2 and "File too large" in said and "to resume" in said, said
     assert digest(out) == kept and not list_temporaries(out), "the good checkpoint is whole and nothing half-written is left"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_house import ROOT
+from forked import Script
+from test_house import BIN, ROOT
 
 BIN = Path(sys.executable).parent
 QUIET = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -145,8 +146,8 @@ def test_a_plan_that_always_fails_stops_no_worker(tmp_path):
 def start(out, **options):
     base = dict(study="test", out=out, crops="outputs/sample/crops", space="tight", img_sizes="[32]", n_trials=4, n_long=0, variant="torchscript",
                 baseline="tiny", baseline_size=64)
-    words = [w for k, v in (base | options).items() for w in (f"--{k}", str(v))]
-    return subprocess.Popen([sys.executable, "-c", "from lightweight.stages.tune import main; main()", *words], **QUIET)
+    words = [w for k, v in (base | options).items() for w in (f"--{k}", v)]
+    return Script(BIN/"lightweight", "tune", *words, folder=ROOT)
 
 
 def finish(*workers):
