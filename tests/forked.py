@@ -18,6 +18,7 @@ def _run(words, folder, env, before, out):
     "What the process does: write into a file, and run the script as Python would."
     file = os.open(out, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2): os.dup2(file, stream)
+    multiprocessing.set_start_method(None, force=True)             # that of the platform, not that of this process
     os.chdir(folder)
     os.environ.clear()
     os.environ |= env

@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import venv
 from pathlib import Path
 
 import pytest
-from test_house import ROOT
+from forked import Script
+from test_house import BIN, ROOT
 
 from lightweight.data.coco import read_coco
 from lightweight.data.crops import read_manifest
@@ -23,9 +23,9 @@ from lightweight.data.sample import make_sample
 
 def make(stage, *options):
     "Run a stage of the checkout."
-    command = [sys.executable, "-c", f"from lightweight.stages.{stage} import main; main()", *options]
-    done = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    script = Script(BIN/"lightweight", stage, *options, folder=ROOT)
+    said = script.communicate()[0]
+    assert script.returncode == 0, said
 
 
 @pytest.fixture(scope="session")
