@@ -13,7 +13,7 @@ from test_stages import SETTLED, wait_until
 
 from lightweight.core.records import read_record
 
-STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=8, **SETTLED))), dict(train=dict(epochs=8, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
+STEPS = [dict(channels=dict(ratio=0.5, train=dict(epochs=5, **SETTLED))), dict(train=dict(epochs=5, teacher="outputs/sample/train", **SETTLED)), dict(variant="torchscript")]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_killed_schedule_gives_the_uninterrupted_result(crops, tmp_path):
     assert len(whole) == 4 and table.step.tolist() == sorted(whole), table
     shutil.rmtree(out)
 
-    moments = [lambda: 2 <= n_epochs(out/"01-channels") < 8, lambda: 2 <= n_epochs(out/"02-train") < 8]
+    moments = [lambda: 2 <= n_epochs(out/"01-channels") < 5, lambda: 2 <= n_epochs(out/"02-train") < 5]
     for moment in moments:
         run = start(crops, out)
         assert wait_until(run, moment), run.stdout.read()
