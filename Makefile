@@ -23,9 +23,9 @@ run: .venv/quick
 	@echo "record     $(SAMPLE)/evaluate/record.json"
 
 # Everything that CI runs: nothing generated is stale, every notebook runs, the house is in order.
-# make test FAST=1, while you write: the rules of the house, the pages that train nothing, and the pages that differ from the last commit.
+# make test FAST=1, while you write: the quick rules of the house, and the pages that differ from the last commit.
 test: .venv/installed
-	$(BIN)/pytest tests $(if $(FAST),--fast)
+	$(BIN)/pytest $(if $(FAST),--fast tests/test_house.py tests/test_notebooks.py tests/test_stages.py,tests)
 
 # The cells marked `#| slow` as well.
 test-slow: .venv/installed
