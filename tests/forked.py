@@ -30,9 +30,9 @@ def _run(words, folder, env, before, out):
 
 class Script:
     "A script of `.venv/bin` that runs, with the methods of `subprocess.Popen` that the tests use; what it prints and reports is one text."
-    def __init__(self, *words, folder, env=None, before=None):
+    def __init__(self, *words, folder, before=None):
         self.stdout = tempfile.NamedTemporaryFile("r", prefix="forked-", errors="replace")
-        given = [*map(str, words)], str(folder), dict(os.environ if env is None else env), before, self.stdout.name
+        given = [*map(str, words)], str(folder), dict(os.environ), before, self.stdout.name
         self._process = SERVER.Process(target=_run, args=given)
         self._process.start()
         self.pid = self._process.pid
@@ -54,4 +54,8 @@ class Script:
     def send_signal(self, number):
         if self.poll() is None: os.kill(self.pid, number)
 
-    def kill(self): self._process.kill()
+def run_script(*words, folder):
+    "Run a script to its end: its exit code, and what it said."
+    script = Script(*words, folder=folder)
+    said = script.communicate()[0]
+    return script.returncode, said

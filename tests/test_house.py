@@ -45,7 +45,7 @@ def name_module(path):
 
 
 def run_opening(path):
-    "The names that the cells before the parameters define, in a notebook that exports no module."
+    "The names that the cells before the parameters define."
     names = {"__name__": path.stem}
     for cell in code_cells(path):
         if "parameters" in cell["metadata"].get("tags", []): return names
@@ -198,12 +198,12 @@ def test_parameters_cell_names_every_setting_at_its_default(path):
 @pytest.mark.parametrize("path", STAGES, ids=name_page)
 def test_misspelt_parameter_stops_the_stage(path):
     "As papermill does it, cell by cell: the first cell after the parameters refuses a name that it does not know."
-    names, cells = {"__name__": "__main__"}, iter(code_cells(path))
+    cells = code_cells(path)
+    first = next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", []))
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        for cell in cells:
-            exec("".join(cell["source"]), names)
-            if "parameters" in cell["metadata"].get("tags", []): break
-        with pytest.raises(SettingsError, match="unknown parameter sede"): exec("".join(next(cells)["source"]), names | dict(sede=1))
+        names = run_opening(path)
+        exec("".join(cells[first]["source"]), names)
+        with pytest.raises(SettingsError, match="unknown parameter sede"): exec("".join(cells[first + 1]["source"]), names | dict(sede=1))
     assert not said.getvalue(), "something ran before the parameters were checked"
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import Script
+from forked import run_script
 from test_house import NBS, ROOT, STAGES, code_cells, name_page
 
 BIN = Path(sys.executable).parent
@@ -19,9 +19,7 @@ def run_notebook(path, request):
     if request.config.getoption("--slow"):                      # in a process that imports everything by itself
         done = subprocess.run([*command, "--flags", "slow"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         code, said = done.returncode, done.stdout
-    else:
-        script = Script(*command, folder=ROOT)
-        said, code = script.communicate()[0], script.returncode
+    else: code, said = run_script(*command, folder=ROOT)
     assert code == 0, said[-6000:]
 
 

@@ -11,7 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from forked import Script
+from forked import run_script
 from test_house import BIN, ROOT
 
 from lightweight.data.coco import read_coco
@@ -23,9 +23,8 @@ from lightweight.data.sample import make_sample
 
 def make(stage, *options):
     "Run a stage of the checkout."
-    script = Script(BIN/"lightweight", stage, *options, folder=ROOT)
-    said = script.communicate()[0]
-    assert script.returncode == 0, said
+    code, said = run_script(BIN/"lightweight", stage, *options, folder=ROOT)
+    assert code == 0, said
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from forked import Script
+from forked import Script, run_script
 from test_house import ROOT, STAGES, name_page
 from test_notebooks import run_notebook
 
@@ -40,10 +40,7 @@ def test_commands_do_not_repeat_what_libraries_say(tmp_path):
         assert done.returncode == 0 and not theirs, (command, theirs, done.stdout)
 
 
-def run_command(*words):
-    script = Script(BIN/"lightweight", *words, folder=ROOT)
-    said = script.communicate()[0]
-    return script.returncode, said
+def run_command(*words): return run_script(BIN/"lightweight", *words, folder=ROOT)
 
 
 def test_evaluate_compares_promises_with_the_test_crops(tmp_path):

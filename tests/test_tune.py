@@ -20,7 +20,6 @@ import pytest
 from forked import Script
 from test_house import BIN, ROOT
 
-BIN = Path(sys.executable).parent
 QUIET = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
