@@ -99,8 +99,9 @@ def store_outputs(path):
 
 def main(names):
     os.environ |= dict(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore", MPLBACKEND="module://matplotlib_inline.backend_inline")
-    for path in list_pages():
-        if names and path.stem not in names: continue
+    pages = {path.stem: path for path in list_pages()}
+    if unknown := set(names) - set(pages): sys.exit(f"no such pages: {sorted(unknown)}; there are {sorted(pages)}")
+    for path in (pages[name] for name in names or pages):
         store_outputs(path)
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size//1000} kB", flush=True)
 

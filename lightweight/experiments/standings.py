@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIMES', 'PLACE', 'read_race', 'compare_folds', 'average_metric', 'tabulate_race', 'list_goals', 'format_race',
-           'plot_race', 'plot_curves', 'to_markdown', 'list_pretrained']
+           'plot_race', 'plot_curves', 'to_markdown', 'list_pretrained', 'format_scores']
 
 # %% ../../nbs/experiments/02_standings.ipynb #c003
 from pathlib import Path
@@ -34,10 +34,9 @@ def read_race(folder:str|Path)->tuple[dict, dict|None]: # contestant → record;
 def compare_folds(
     record:dict, # of a contestant
     other:dict, # of another one, judged on the same folds
-    variant:str='eager', # whose macro-F1 is compared
 )->tuple[float, float, float]: # mean difference of macro-F1, and its 95 % interval
-    "Compare two contestants fold by fold."
-    one, two = (pd.DataFrame([dict(fold=r['fold'], f1=r['f1'][variant], n=r['test']['n'])
+    "Compare the checkpoints of two contestants fold by fold."
+    one, two = (pd.DataFrame([dict(fold=r['fold'], f1=r['test']['macro_f1'], n=r['test']['n'])
                               for r in rec['metrics']['runs']])
                 .groupby('fold').mean() for rec in (record, other))
     both, n = one.join(two, rsuffix='_other', how='inner'), record['metrics']['n']
@@ -156,9 +155,31 @@ def to_markdown(table:pd.DataFrame)->str:
 def list_pretrained(records:dict)->list[str]: # contestant → record
     "List the contestants that start from ImageNet weights, their own or those of another contestant's network."
     given = {name: [step['settings'] for step in r['metrics'].get('steps', [])] for name, r in records.items()}
-    found, before = {name for name, steps in given.items() if any(values.get('pretrained') for values in steps)}, set()
+    def starts(values): return values.get('pretrained') and not str(values['pretrained']).startswith('{run}') # not from an earlier step
+    found, before = {name for name, steps in given.items() if any(map(starts, steps))}, set()
     while found != before:
         before, names = set(found), [f'{{{name}}}' for name in found]
         found |= {name for name, steps in given.items() for values in steps
                   if any(other in f"{values.get('run')} {values.get('start')}" for other in names)}
     return sorted(found)
+
+# %% ../../nbs/experiments/02_standings.ipynb #n51f0a02
+def _write_interval(values, sign=''): return '{0:{s}.3f} ({1:{s}.3f} to {2:{s}.3f})'.format(*values, s=sign)
+
+def format_scores(
+    records:dict, # contestant → record, judged on the same folds
+    reference:str='', # contestant that the others are compared with (default: none)
+)->pd.DataFrame: # of text, highest macro-F1 first
+    "Tabulate the scores of contestants."
+    pretrained = list_pretrained(records)
+    def write(name, record):
+        m, other = record['metrics'], records.get(reference, record)
+        folds = next(iter(m['f1'].values()))
+        gain = {f'above {reference} (95 %)': '' if other is record else _write_interval(compare_folds(record, other), '+')}
+        return {'contestant': name, 'parameters': f"{m['network']['parameters']:,}", 'MACs': f"{m['network']['macs_m']:.0f} M",
+                'started from': 'ImageNet' if name in pretrained else 'nothing', 'CPU minutes': f"{m['cpu_minutes']:.1f}",
+                'test macro-F1 (95 %)': _write_interval(average_metric(record, 'macro_f1')),
+                'accuracy (95 %)': _write_interval(average_metric(record)), **(gain if reference else {}),
+                'folds × seeds': f"{folds['n_folds']} × {folds['n_seeds']}"}
+    rows = sorted(records.items(), key=lambda pair: -average_metric(pair[1], 'macro_f1')[0])
+    return pd.DataFrame([write(*row) for row in rows])
