@@ -54,7 +54,9 @@ def describe_versions(packages:Iterable[str]=_libraries)->dict: # name → versi
     return {name: _find_version(name) for name in packages}
 
 # %% ../../nbs/core/04_records.ipynb #c015
-def _write_command(stage, changed):
+def _write_command(stage, changed, root):
+    page = f'nbs/experiments/{stage}.ipynb'                    # experiments are no commands
+    if (Path(root)/page).is_file(): return f'papermill {page} {stage}.ipynb -y {shlex.quote(json.dumps(changed, ensure_ascii=False))}'
     texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in changed.items()}
     return ' '.join([f'lightweight {stage}', *(f"--{k.replace('_', '-')} {shlex.quote(v)}" for k, v in texts.items())])
 
@@ -67,7 +69,7 @@ def start_record(
     started, clock = datetime.now().isoformat(timespec='seconds'), time.perf_counter()
     def make(metrics, hashes=None, **added):
         settings = s.model_dump() | added
-        return dict(stage=stage, command=_write_command(stage, s.changed()), settings=settings,
+        return dict(stage=stage, command=_write_command(stage, s.changed(), root), settings=settings,
                     seed=settings.get('seed'), started=started, seconds=round(time.perf_counter() - clock, 2),
                     code=_describe_commit(root), versions=describe_versions(), machine=describe_machine(),
                     hashes=hashes or {}, metrics=metrics)
