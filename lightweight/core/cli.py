@@ -60,8 +60,8 @@ def main(argv:list[str]|None=None)->int: # exit code
         try: command = getattr(importlib.import_module(f'lightweight.{module}'), function)
         except ModuleNotFoundError as e:
             if (missing := (e.name or '').partition('.')[0]) in ('', 'lightweight'): raise
-            extra = _extras.get(name, 'train')
-            print(f"lightweight {name}: {missing} is not installed; pip install 'lightweight[{extra}]'", file=sys.stderr)
+            asked = f"pip install 'lightweight[{_extras.get(name, 'train')}]'"
+            print(f'lightweight {name}: {missing} is not installed; {asked}', file=sys.stderr)
             return 2
         return command() or 0
     if name in ('-h', '--help'): print(format_help()); return 0

@@ -56,7 +56,8 @@ def describe_versions(packages:Iterable[str]=_libraries)->dict: # name → versi
 # %% ../../nbs/core/04_records.ipynb #c015
 def _write_command(stage, changed, root):
     page = f'nbs/experiments/{stage}.ipynb'                    # experiments are no commands
-    if (Path(root)/page).is_file(): return f'papermill {page} {stage}.ipynb -y {shlex.quote(json.dumps(changed, ensure_ascii=False))}'
+    given = shlex.quote(json.dumps(changed, ensure_ascii=False))
+    if (Path(root)/page).is_file(): return f'papermill {page} {stage}.ipynb -y {given}'
     texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in changed.items()}
     return ' '.join([f'lightweight {stage}', *(f"--{k.replace('_', '-')} {shlex.quote(v)}" for k, v in texts.items())])
 

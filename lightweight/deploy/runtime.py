@@ -273,7 +273,7 @@ def find_bundled()->Path:
     return Path(__file__).parents[1]/'bundled'/('waste.xml' if find_spec('openvino') else 'waste.onnx')
 
 def open_model(
-    path:str|Path|None=None, # .onnx, .xml (beside its .bin), .pt, .pte (beside its .pte.json); None: that of the package
+    path:str|Path|None=None, # .onnx, .xml (with its .bin), .pt, .pte (with its .pte.json); None: that of the package
     n_threads:int=1, # threads of the runtime
     precision:str='f32', # f32, or bf16 (OpenVINO only, used if the processor supports it)
 )->Model: # call it with images; .info (metadata), .runtime, .precision (in use)

@@ -155,7 +155,8 @@ def to_markdown(table:pd.DataFrame)->str:
 def list_pretrained(records:dict)->list[str]: # contestant → record
     "List the contestants that start from ImageNet weights, their own or those of another contestant's network."
     given = {name: [step['settings'] for step in r['metrics'].get('steps', [])] for name, r in records.items()}
-    def starts(values): return values.get('pretrained') and not str(values['pretrained']).startswith('{run}') # not from an earlier step
+    def starts(values): # from elsewhere, not from an earlier step
+        return values.get('pretrained') and not str(values['pretrained']).startswith('{run}')
     found, before = {name for name, steps in given.items() if any(map(starts, steps))}, set()
     while found != before:
         before, names = set(found), [f'{{{name}}}' for name in found]
@@ -174,12 +175,14 @@ def format_scores(
     pretrained = list_pretrained(records)
     def write(name, record):
         m, other = record['metrics'], records.get(reference, record)
-        folds = next(iter(m['f1'].values()))
-        gain = {f'above {reference} (95 %)': '' if other is record else _write_interval(compare_folds(record, other), '+')}
-        return {'contestant': name, 'parameters': f"{m['network']['parameters']:,}", 'MACs': f"{m['network']['macs_m']:.0f} M",
-                'started from': 'ImageNet' if name in pretrained else 'nothing', 'CPU minutes': f"{m['cpu_minutes']:.1f}",
+        size, folds = m['network'], next(iter(m['f1'].values()))
+        gain = '' if other is record else _write_interval(compare_folds(record, other), '+')
+        return {'contestant': name, 'parameters': f"{size['parameters']:,}", 'MACs': f"{size['macs_m']:.0f} M",
+                'started from': 'ImageNet' if name in pretrained else 'nothing',
+                'CPU minutes': f"{m['cpu_minutes']:.1f}",
                 'test macro-F1 (95 %)': _write_interval(average_metric(record, 'macro_f1')),
-                'accuracy (95 %)': _write_interval(average_metric(record)), **(gain if reference else {}),
+                'accuracy (95 %)': _write_interval(average_metric(record)),
+                **({f'above {reference} (95 %)': gain} if reference else {}),
                 'folds × seeds': f"{folds['n_folds']} × {folds['n_seeds']}"}
     rows = sorted(records.items(), key=lambda pair: -average_metric(pair[1], 'macro_f1')[0])
     return pd.DataFrame([write(*row) for row in rows])

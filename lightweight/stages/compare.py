@@ -102,8 +102,8 @@ def list_places(
     runs = [file for name in folders for file in nest_files(name, _run_files, previous=True)]
     reads = {k if k == 'crops' else f"{' '.join(key).strip()}: {k}": path
              for key, t in plan.items() for k, path in t.list_reads(root).items()}
-    return dict(out=root/s.out, stage='compare', files=('runs.csv', 'worth.csv', 'record.json', *nest_files('work', FILES), *runs),
-                reads=reads | s.list_reads(root), root=root)
+    own = ('runs.csv', 'worth.csv', 'record.json', *nest_files('work', FILES), *runs)
+    return dict(out=root/s.out, stage='compare', files=own, reads=reads | s.list_reads(root), root=root)
 
 def _place_training(t, key, seed, out): # the settings of a training, in its folder
     return t.model_copy(update=dict(seed=seed, out=str(out/_name_folder(*key, seed))))

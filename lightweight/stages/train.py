@@ -85,7 +85,8 @@ class TrainSettings(DataSettings, TrainingSettings):
         return self
 
     bundled = property(lambda self: self.pretrained == 'waste') # start from the model of the package
-    def list_reads(self, root): return {k: v for k, v in super().list_reads(root).items() if getattr(self, k) != 'waste'}
+    def list_reads(self, root):
+        return {k: v for k, v in super().list_reads(root).items() if getattr(self, k) != 'waste'}
     sees_valid = property(lambda self: self.refit and self.epochs + self.freeze_epochs > 0) # a network, not a probe
 
     def read_preset(self)->dict: # option → value
