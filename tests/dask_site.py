@@ -47,9 +47,10 @@ def wait_for(happened, seconds=120):
 
 
 class Site:
-    "A scheduler, two workers with nannies, and a client, each a process."
+    "A scheduler, two workers with nannies, and a client, each a process; `around`: a command that runs the second worker."
 
-    def __init__(self, folder, out, command, pause=.02):
+    def __init__(self, folder, out, command, pause=.02, around=()):
+        self.around = {1: around}
         with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
         self.folder, self.out, self.address, self.processes = folder, out, f"tcp://127.0.0.1:{self.port}", {}
         self.command, self.env = [*PREDICT, *map(str, command), "--scheduler", self.address, "--out", str(out)], describe(folder, pause)
@@ -66,7 +67,7 @@ class Site:
             for name in ("nanny 0", "nanny 1"): self.kill(name)    # they would end by themselves
             wait_for(lambda: self.processes["client"].poll() is not None)
         self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
-        for i in range(2): self.start(f"nanny {i}", *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
+        for i in range(2): self.start(f"nanny {i}", *self.around.get(i, ()), *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
         self.start("client", *self.command)
 
     def kill(self, name):

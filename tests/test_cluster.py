@@ -19,7 +19,7 @@ from dask_site import PREDICT, ROOT, Site, Starter, count_lost, count_shards, de
 
 from lightweight.core.files import Store, claim_folder, list_files
 from lightweight.core.records import hash_file
-from lightweight.core.shards import plan_shards, read_shards, remove_shards, run_shards
+from lightweight.core.shards import UnfitWorker, plan_shards, read_shards, remove_shards, run_shards
 
 N, SHARD = 300, 5
 WORK = '''
@@ -74,11 +74,11 @@ def workers_find(place, monkeypatch):
     return place
 
 
-def command(folder, *options, model="model.onnx"): return [*PREDICT, *map(str, (folder/model, folder/"photos", *options))]
+def command(folder, *options, model="model.onnx", photos="photos"): return [*PREDICT, *map(str, (folder/model, folder/photos, *options))]
 
 
-def predict(folder, *options, model="model.onnx", before=""):
-    line = command(folder, *options, model=model)
+def predict(folder, *options, model="model.onnx", photos="photos", before=""):
+    line = command(folder, *options, model=model, photos=photos)
     line[2] = before + line[2]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=describe(folder))
 
@@ -177,6 +177,32 @@ def test_wrong_options(place, options, said):
     assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
+def test_a_worker_without_the_photos(place, tmp_path):
+    "Its folder is there and empty, as before it is mounted: it gets no shards, and the other worker classifies all."
+    if os.geteuid() or not shutil.which("unshare"): pytest.skip("an own mount needs root and unshare")
+    hidden = ["unshare", "-m", "bash", "-c", f"mount -t tmpfs none {place/'photos'} && exec \"$@\"", "worker"]
+    if subprocess.run([*hidden, "true"], capture_output=True).returncode: pytest.skip("no mounts here")
+    site = Site(tmp_path, tmp_path/"out", [place/"model.onnx", place/"photos", "--shard", SHARD, "--workers", 2], around=hidden)
+    try:
+        site.repair()
+        code, said = site.finish()
+    finally: site.close()
+    assert code == 1 and "gets no more shards" in said and f"{N} of {N + 1} images are classified, 1 skipped, 0 failed" in said, said
+    check_table(place, tmp_path/"out")
+
+
+def test_paths_with_a_scheme(place, tmp_path):
+    "file:// is a folder of this machine; memory:// is no place for workers; a list of paths is no photo."
+    url = [*PREDICT, str(place/"model.onnx"), f"file://{place}/photos", "--workers", "0", "--out", str(tmp_path/"out")]
+    assert subprocess.run(url, cwd=place, env=describe(place)).returncode == 1
+    check_table(place, tmp_path/"out")
+    done = predict(place, "--workers", 2, "--out", "memory://out")
+    assert done.returncode == 2 and "do not share the memory" in done.stderr, done.stderr
+    (tmp_path/"list.txt").write_text("photos/0001.png")
+    done = predict(place, "--workers", 0, "--out", tmp_path/"list", photos=tmp_path/"list.txt")
+    assert done.returncode == 2 and "list.txt: a list of paths is read from standard input: - < FILE" in done.stderr, done.stderr
+
+
 def test_two_main_processes(place, tmp_path):
     with claim_folder(tmp_path/"out", "predict", ()):
         done = predict(place, "--workers", 0, "--out", tmp_path/"out")
@@ -247,7 +273,13 @@ def test_faults_of_the_machine(place, tmp_path, monkeypatch):
     from lightweight.core import files
     from lightweight.deploy.predict import _hash_model, open_shards
     given = dict(model=str(place/"model.onnx"), sha256=_hash_model(place/"model.onnx"), precision="f32", batch=1, folder=str(place))
-    with pytest.raises(FileNotFoundError, match="mount: there is no such folder"): open_shards(**given, folders=[str(tmp_path/"mount")])
+    mount = tmp_path/"mount"                                            # the main process has seen a photo in it
+    with pytest.raises(FileNotFoundError, match="0000.png: it is not there on this machine"): open_shards(**given, seen={str(mount): f"{mount}/0000.png"})
+    shutil.copytree(place/"photos", mount)
+    answer = open_shards(**given, seen={str(mount): f"{mount}/0000.png"})
+    assert answer([f"{mount}/gone.png"])[1] == [[f"{mount}/gone.png", "there is no such file"]]
+    mount.rename(tmp_path/"unmounted")
+    with pytest.raises(UnfitWorker, match="0000.png: it is no longer there"): answer([f"{mount}/0001.png", "photos/0001.png"])
     answer, photo = open_shards(**given), "photos/0001.png"
     rows, skipped = answer([photo, "gone.png", f"{photo}/x.png", "photos", "photos/0100x.png"])
     assert [row["path"] for row in rows] == [photo]

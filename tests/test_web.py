@@ -37,11 +37,16 @@ def made(tmp_path_factory):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def __init__(self, *args, cache="", **kwargs):
-        self.cache = cache
+    def __init__(self, *args, cache="", hold=None, **kwargs):
+        self.cache, self.hold = cache, hold
         super().__init__(*args, **kwargs)
 
     def log_message(self, *args): pass
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if self.hold and self.path == "/ort.wasm": self.hold.wait(60)
+        super().do_GET()
 
     def end_headers(self):
         if self.cache: self.send_header("Cache-Control", self.cache)
@@ -50,10 +55,11 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    "Serve a folder on the loopback interface: folder → address; `serve.stop()` stops all servers."
+    "Serve a folder on the loopback interface: folder → address; `serve.stop()` stops all servers, `serve.asked` is what the last one was asked for."
     running = []
-    def start(folder, cache=""):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder, cache=cache))
+    def start(folder, cache="", hold=None):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder, cache=cache, hold=hold))
+        server.asked = start.asked = []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
@@ -139,9 +145,11 @@ def test_nothing_leaves_and_it_works_without_a_network(browser, serve, made):
     "All requests go to the page's own server; the second visit needs neither network nor server."
     address, crops = serve(made/"page"), list_crops(made, 2)
     page = visit(browser, address, asked := [])
-    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    names = ["/model.onnx", "/ort.mjs", "/ort.wasm", "/page.json"]
+    assert sorted(path for path in serve.asked if path in names) == names         # each once
     page.reload()
     page.locator(READY).wait_for()
+    assert sorted(path for path in serve.asked if path in names) == names
     give(page, crops[0])
     own = (address, "blob:" + address)
     assert len(asked) >= 8 and all(url.startswith(own) for url in asked), asked
@@ -158,14 +166,12 @@ def test_a_rebuilt_page_is_shown(browser, serve, made, tmp_path):
     make_page(made/"run/export/model.onnx", tmp_path/"page")
     address = serve(tmp_path/"page", "max-age=600")
     page = visit(browser, address)
-    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     change_info(made/"run/export/model.onnx", tmp_path/"second.onnx", rename_classes)
     make_page(tmp_path/"second.onnx", tmp_path/"page")
     make_page(tmp_path/"second.onnx", tmp_path/"single", single=True)
-    for _ in range(2):                                  # the second time from what the worker has stored
-        page.reload()
-        page.locator(READY).wait_for()
-        page.evaluate("navigator.serviceWorker.getRegistration().then(r => r.update()).then(() => navigator.serviceWorker.ready).then(() => new Promise(go => setTimeout(go, 500)))")
+    page.reload()
+    page.locator(READY).wait_for()
+    assert page.inner_text("#classes").startswith("sort ")
     page.context.set_offline(True)
     serve.stop()
     page.goto(address)
@@ -209,6 +215,7 @@ def test_faults_are_named(browser, serve, made, tmp_path):
              (save("odd.onnx", **{KEY: json.dumps(info | dict(img_size=50))}), "odd.onnx: its input or output is not what its metadata say; export it again."),
              (save("few.onnx", **{KEY: json.dumps(few)}), "few.onnx: its input or output is not what its metadata say; export it again."),
              (save("limits.onnx", **{KEY: json.dumps(info | dict(calibration=info["calibration"] | dict(thresholds={})))}), "limits.onnx: its thresholds are not for its classes and its checkpoint; run lightweight calibrate again."),
+             (save("twice.onnx", **{KEY: json.dumps(info | dict(classes=info["classes"][:1]*len(info["classes"])))}), "twice.onnx: it holds no metadata of lightweight; write the file with lightweight export."),
              (save("foreign.onnx", **{KEY: json.dumps(info | dict(checkpoint="other"))}), "foreign.onnx: its thresholds are not for its classes and its checkpoint; run lightweight calibrate again.")]
     for path, sentence in cases:
         page.set_input_files("#files", str(path))
@@ -229,6 +236,40 @@ def test_another_file_can_be_dropped(browser, serve, made, tmp_path):
     page.locator("#classes", has_text="sort ").wait_for()
     names = page.locator("#rows button").all_inner_texts()
     assert page.inner_text("#answer").startswith("sort ") and names == [crops[0].name, crops[1].name]
+
+
+def test_pictures_given_while_the_page_loads(browser, serve, made):
+    "They wait for the network, and are not lost."
+    hold, page = threading.Event(), browser.new_context().new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(serve(made/"page", hold=hold))
+    page.set_input_files("#files", [str(crop) for crop in list_crops(made, 2)])
+    assert page.locator("#camera").is_disabled() and page.locator("#rows tr").count() == 0
+    hold.set()
+    page.locator("#rows tr").nth(1).wait_for()
+
+
+def test_a_picture_of_the_table(browser, serve, made):
+    "On a phone, the answer is seen without scrolling, also when a row far below is picked, which is marked; the map goes as it came."
+    page = visit(browser, serve(made/"page"), viewport=dict(width=360, height=740))
+    give(page, *list_crops(made, 30))
+    assert page.locator("#answer").bounding_box()["y"] < 640
+    page.locator("#rows button").nth(29).scroll_into_view_if_needed()
+    page.locator("#rows button").nth(28).click()
+    assert page.locator("#answer").bounding_box()["y"] >= 0
+    assert page.evaluate("[...document.querySelectorAll('#rows tr')].findIndex(row => row.hasAttribute('aria-current'))") == 28
+    for state in ("visible", "hidden"):
+        page.click("#look")
+        page.locator("#map").wait_for(state=state)
+
+
+def test_the_card_of_the_package(browser, serve, tmp_path, made):
+    "Its page tells the training and the macro-F1 of the model."
+    assert main(["--out", str(tmp_path/"page")]) == 0
+    page = visit(browser, serve(tmp_path/"page"))
+    page.click("summary")
+    told = dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts()))
+    assert "crops of" in told["Training"] and told["Macro-F1"].startswith("0.") and "TACO" in told["Licence"]
 
 
 def test_the_map_lies_on_what_the_network_sees(browser, serve, made, tmp_path):

@@ -8,7 +8,7 @@ __all__ = ['Item', 'PROG', 'load_image', 'Listing', 'list_folder', 'read_items',
 # %% ../../nbs/deploy/04_predict.ipynb #n003
 import argparse, csv, hashlib, json, os, sys, time, warnings
 from collections import Counter, deque, namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -66,34 +66,38 @@ def _is_picture(path):
     is_webp, is_heif = (head[:4], head[8:]) == (b'RIFF', b'WEBP'), head[4:11] in (b'ftypavi', b'ftyphei')
     return head.startswith(_beginnings) or is_webp or is_heif
 
-def _sort_file(path, found):
+def _is_image(path, found): # if not, `found` tells why
     try:
         special = os.path.exists(path) and not os.path.isfile(path)                  # reading a pipe would block
         if special: found.faults.append(Item(path, None, 'neither a file nor a folder'))
-        elif _is_picture(path): found.images.append(path)
+        elif _is_picture(path): return True
         else: found.others[_others[0]] += 1
     except OSError as e: found.faults.append(Item(path, None, _explain(e)))
+    return False
 
-def _search(folder, found, places): # search a folder; return the links to folders, which are searched last
-    links = []
+def _search(folder, found, places, links): # images in the order of their paths; links to folders are searched last
     def note(error): found.faults.append(Item(error.filename, None, _explain(error)))
-    for place, folders, files in os.walk(folder, onerror=note):
-        places.add(os.path.realpath(place))
-        found.others[_others[1]] += sum(name.startswith('.') for name in (*folders, *files))
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        links += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
-        for name in files:
-            if not name.startswith('.'): _sort_file(os.path.join(place, name), found)
-    return links
+    _, folders, files = next(os.walk(folder, onerror=note), (folder, [], []))
+    places.add(os.path.realpath(folder))
+    for name in sorted([*(f'{name}/' for name in folders), *files]):
+        path = os.path.join(folder, name)
+        if name.startswith('.'): found.others[_others[1]] += 1
+        elif not name.endswith('/'):
+            if _is_image(path, found): yield path
+        elif os.path.islink(path := path[:-1]): links.append(path)
+        else: yield from _search(path, found, places, links)
 
-def list_folder(folder:str|Path)->Listing: # searched recursively
-    "List the images of a folder, and count its other files."
-    found, places, links = Listing([], [], dict.fromkeys(_others, 0)), set(), deque([str(folder)])
+def _walk_folder(folder, found): # one image after the other; `found` tells the rest
+    places, links = set(), deque([str(folder)])
     while links:
         link = links.popleft()
         if os.path.realpath(link) in places: found.others[_others[2]] += 1
-        else: links.extend(sorted(_search(link, found, places)))
-    found.images.sort()
+        else: yield from _search(link, found, places, links)
+
+def list_folder(folder:str|Path)->Listing: # searched recursively
+    "List the images of a folder, and count its other files."
+    found = Listing([], [], dict.fromkeys(_others, 0))
+    found.images.extend(sorted(_walk_folder(folder, found)))
     return found
 
 # %% ../../nbs/deploy/04_predict.ipynb #c038
@@ -294,6 +298,11 @@ def _take_model(args): # the first path, if it is one, becomes `args.model`; why
     args.model = args.paths.pop(0) if args.named else str(own.parent if args.self_test else own)
     return '' if args.named else _find_model_fault(args.paths)
 
+def _drop_scheme(path): # file:///photos → /photos
+    if not path.startswith('file:'): return path
+    from lightweight.core.files import Store
+    return Store(path).root
+
 def _find_list_faults(args, suffix): # contradictions of the options of batch jobs; extension of --out
     if not args.list: return [(args.shard != 1000, '--shard belongs to --workers or --scheduler'),
                               (args.format == 'parquet', '--format parquet belongs to --workers or --scheduler')]
@@ -309,8 +318,10 @@ def _find_list_faults(args, suffix): # contradictions of the options of batch jo
 def _parse_arguments(argv):
     "Parse the command line; contradictory options end with exit code 2. `coco` is the COCO file or None."
     args = (parser := _make_parser()).parse_intermixed_args(argv)
+    args.paths = [_drop_scheme(path) for path in args.paths]
     fault = _take_model(args)
     documents = [p for p in args.paths if p.lower().endswith('.json') and not os.path.isdir(p)]
+    texts = [p for p in args.paths if p.lower().endswith(('.txt', '.lst', '.csv', '.tsv')) and os.path.isfile(p)]
     suffix, args.coco = os.path.splitext(args.out or '')[1].lower(), next(iter(documents), None)
     args.stream, args.list = '-' in args.paths, args.workers is not None or args.scheduler is not None
     plain = (args.photos, args.out, args.format, args.batch, args.precision) == (None, None, None, 1, 'f32')
@@ -321,6 +332,7 @@ def _parse_arguments(argv):
               ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
               (fault, fault),
+              (texts, f'{"".join(texts[:1])}: a list of paths is read from standard input: - < FILE'),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
               ((args.stream or documents) and len(args.paths) > 1,
                f'{args.coco or "-"}: - and a COCO file must be the only path'),
@@ -354,21 +366,26 @@ def open_shards(
     precision:str, # see `Predictor`
     batch:int, # batch size
     folder:str, # that relative paths start from
-    folders:Sequence[str]=(), # of photos; they must be there
+    seen:Mapping[str, str]={}, # folder → one of its images, that the main process sees and this machine must see, too
 ): # paths of images → rows of the table, and skipped paths with reasons
     "Open the exported file in a worker."
+    from lightweight.core.shards import UnfitWorker
     if (found := _hash_model(model)) != sha256:
         raise ValueError(f'{model}: another file than that of the main process (hash {found:.16}; expected '
                          f'{sha256:.16})')
-    if lost := next((path for path in folders if not os.path.isdir(path)), ''):
-        raise FileNotFoundError(f'{lost}: there is no such folder on this machine')
+    if lost := next((path for path in seen.values() if not os.path.exists(path)), ''):
+        raise FileNotFoundError(f'{lost}: it is not there on this machine; is the folder mounted?')
     keep_memory()
     predictor = Predictor(model, 1, precision)
     def answer(paths):
         items, skipped = (_load_listed(predictor, path, folder) for path in paths), []
         answers = _answer_items(predictor, items, batch, skipped)
         rows = [_make_row(*pair, 'calibration' in predictor.info) for pair in answers]
-        if not rows and all(item.kind == 'missing photo' for item in skipped):
+        missing = [item.path for item in skipped if item.kind == 'missing photo']
+        known = {seen.get(os.path.dirname(os.path.join(folder, path))) for path in missing} - {None}
+        if lost := next((path for path in known if not os.path.exists(path)), ''):
+            raise UnfitWorker(f'{lost}: it is no longer there; is the folder mounted?')
+        if len(missing) == len(paths) and not known:
             raise FileNotFoundError(f'all photos of the shard are missing, such as {paths[0]}; is the folder mounted?')
         return rows, [[item.path, item.why] for item in skipped]
     return answer
@@ -383,11 +400,17 @@ def _list_arg(path, faults): # paths of the images that an argument of the comma
     elif '://' in path: yield from _list_url(path)
     elif not os.path.isdir(path): yield path
     else:
-        found = list_folder(path)
+        found = Listing([], [], dict.fromkeys(_others, 0))
+        yield from _walk_folder(path, found)                                         # so that no list is in memory
         if rest := found.explain(path): _print(rest)
         for item in found.faults: _print(f'{item.path}: {item.why}')
         faults += found.faults
-        yield from found.images
+
+def _see(paths, folder, seen, most=50): # pass paths on; `seen`: folder → its first image, of the first folders
+    for path in paths:
+        place = os.path.dirname(whole := os.path.join(folder, path))
+        if '://' not in path and len(seen) < most and place not in seen and os.path.isfile(whole): seen[place] = whole
+        yield path
 
 def _plan_list(args, faults):
     from lightweight.core.shards import plan_shards
@@ -395,9 +418,8 @@ def _plan_list(args, faults):
     relative = args.stream or not all('://' in p or os.path.isabs(p) for p in args.paths)
     facts = dict(model=_hash_model(model), precision=args.precision, batch=args.batch, folder=cwd if relative else '')
     out = args.out if '://' in args.out else os.path.abspath(args.out)
-    settings = dict(model=model, sha256=facts['model'], precision=args.precision, batch=args.batch, folder=cwd,
-                    folders=[os.path.abspath(p) for p in args.paths if os.path.isdir(p)])
-    paths = (path for arg in args.paths for path in _list_arg(arg, faults))
+    settings = dict(model=model, sha256=facts['model'], precision=args.precision, batch=args.batch, folder=cwd, seen={})
+    paths = _see((path for arg in args.paths for path in _list_arg(arg, faults)), cwd, settings['seen'])
     return plan_shards(out, paths, args.shard, f'{__name__}:open_shards', settings, facts)
 
 def _render_csv(pieces, classes, calibrated):
@@ -468,6 +490,7 @@ def _claim_list(args): # the output folder, for one main process at a time; obje
 def _report_list(plan, totals, failed, seconds):
     lost = sum(line['n'] for line in failed)
     for line in failed: _print(f"shard {line['shard']:06}: {line['n']:,} images failed: {line['why']}")
+    if totals['skipped']: _print(f'{plan.out}/skipped.jsonl tells why images were skipped')
     n, skipped, shards, repeated = (totals[k] for k in ('rows', 'skipped', 'shards', 'repeated'))
     _print(f'{plan.out}: {n:,} of {plan.n:,} images are classified, {skipped:,} skipped, {lost:,} failed; '
            f'{shards:,} shards, {repeated:,} attempts repeated, {seconds:.0f} s')

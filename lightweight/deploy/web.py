@@ -6,7 +6,7 @@
 __all__ = ['OWN_FILES', 'fetch_runtime', 'make_page', 'main']
 
 # %% ../../nbs/deploy/08_web.ipynb #n44908fa
-import argparse, hashlib, json, os, shlex, shutil, subprocess, tarfile
+import argparse, hashlib, json, os, re, shlex, shutil, subprocess, tarfile
 from base64 import b64encode
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +29,9 @@ def _is_sound(path, sha256): return path.is_file() and hash_file(path) == sha256
 
 def _download(folder): # pack the npm package, and unpack its folder dist
     if not (npm := shutil.which('npm')):
-        raise ValueError(f'{_package} is not in {folder}, and npm, which fetches it, is not installed; install Node.js')
-    found = subprocess.run([npm, 'pack', _package, '--silent'], cwd=folder, capture_output=True, text=True)
+        raise ValueError(f'{_package} is not in {folder.parent}, and npm, which fetches it, is not installed; '
+                         'install Node.js')
+    found = subprocess.run([npm, 'pack', _package, '--loglevel', 'error'], cwd=folder, capture_output=True, text=True)
     packed = next(folder.glob('*.tgz'), None)
     if found.returncode or not packed: raise ValueError(f'npm pack {_package} failed: {found.stderr.strip()[-500:]}')
     with tarfile.open(packed) as archive: archive.extractall(folder, filter='data')
@@ -56,13 +57,18 @@ def fetch_runtime(
 # %% ../../nbs/deploy/08_web.ipynb #n2dab59c
 OWN_FILES = 'index.html', 'ort.mjs', 'ort.wasm', 'model.onnx', 'page.json', 'worker.js' # what `make_page` writes
 
-def _describe(record, checkpoint): # the result of evaluate, for the page
-    if not record: return {}
+def _read_card(): # the training and the macro-F1 of the model of the package
+    text = (find_bundled().parent/'README.md').read_text(encoding='utf-8')
+    return {name: re.search(rf'^(?:- )?{name}:? (.*)$', text, re.M)[1] for name in ('Training', 'Macro-F1')}
+
+def _describe(record, checkpoint, bundled): # the result of evaluate, for the page
+    if not record: return _read_card() if bundled else {}
     found = read_record(record, 'evaluate')
     if not checkpoint or found['hashes']['checkpoint'] != checkpoint:
         raise ValueError(f'{record}: it is the result of another checkpoint than that of the file')
     test = found['metrics']['test']
-    return {'Macro-F1': '{macro_f1:.3f} ({macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} test crops'.format(**test)}
+    f1 = '{macro_f1:.3f} ({macro_f1_low:.3f} to {macro_f1_high:.3f}), {n} test crops'.format(**test)
+    return {'Photos': found['settings'].get('dataset', ''), 'Macro-F1': f1}
 
 def _render(name, **values):
     templates = Environment(loader=PackageLoader('lightweight', 'templates'), keep_trailing_newline=True)
@@ -90,7 +96,8 @@ def make_page(
     if path.suffix.lower() != '.onnx':
         raise ValueError(f'{path}: the page runs ONNX files; name a file ending in .onnx')
     model = open_model(path)
-    own = dict(name=path.name, card=_describe(record, model.info.get('checkpoint')))
+    bundled = path.resolve() == find_bundled().with_suffix('.onnx').resolve()
+    own = dict(name=path.name, card=_describe(record, model.info.get('checkpoint'), bundled))
     reads = dict(model=path) | (dict(record=record) if record else {})
     with claim_folder(out, 'page', OWN_FILES, reads, find_root()) as folder:
         check_unedited([folder/'index.html'])

@@ -2,7 +2,7 @@ const TEXT = {
   title: 'Classify photos', privacy: 'Runs on this device: no picture leaves it.', choose: 'Choose pictures, drop them here, or paste one.',
   camera: 'Camera', stop: 'Stop camera', freeze: 'Freeze', go: 'Continue', look: 'Where it looked', csv: 'Save as CSV',
   bars: 'Probability of each class', picture: 'Picture', answer: 'Answer', probability: 'Probability', ms: 'ms', about: 'About this file',
-  loading: 'Loading …', noServer: 'Open this page through a server, or make it with --single.', missing: name => `${name} could not be loaded.`,
+  loading: 'Loading …', looking: 'Computing …', noServer: 'Open this page through a server, or make it with --single.', missing: name => `${name} could not be loaded.`,
   broken: name => `${name}: this browser cannot read it as a picture.`, fails: (name, fault) => `${name}: ${fault}`,
   huge: (name, n) => `${name}: ${n} megapixels; at most 50 are read. Scale it down.`,
   notOnnx: name => `${name}: this is not an ONNX file.`, cannotOpen: name => `${name}: ONNX Runtime cannot open it; export it again.`,
@@ -17,8 +17,7 @@ const TEXT = {
   size: (name, n, px) => `${name}, ${n?.toLocaleString('en')} parameters, ${px} px`, promised: 'Promised purity', checkpoint: 'Checkpoint',
   promise: (purity, confidence, classes) => `at least ${purity} % of what is accepted is right, with ${confidence} % confidence: ${classes || 'no class'}`,
 }
-const GREY = [124, 116, 104]                       // the mean colour of ImageNet
-const MOST = 50, MEMORY = 0.7, GRID = 7           // megapixels; weight of earlier camera pictures; squares of the heat map
+const GREY = [124, 116, 104], MOST = 50, MEMORY = 0.7, GRID = 7 // mean of ImageNet; megapixels; weight of earlier camera pictures; squares of the map
 const $ = id => document.getElementById(id)
 const element = (tag, fields, ...inside) => { const made = Object.assign(document.createElement(tag), fields); made.append(...inside); return made }
 const say = text => { $('message').textContent = text }
@@ -35,8 +34,7 @@ async function load(name) {
 }
 const encodeUrl = (bytes, type) => URL.createObjectURL(new Blob([bytes], { type }))
 async function loadRuntime() {
-  const inside = $('ort.mjs')
-  ort = await import(inside ? encodeUrl(await load('ort.mjs'), 'text/javascript') : './ort.mjs')
+  ort = await import($('ort.mjs') ? encodeUrl(await load('ort.mjs'), 'text/javascript') : './ort.mjs')
   ort.env.wasm.numThreads = 1
   ort.env.wasm.wasmBinary = (await load('ort.wasm')).buffer
 }
@@ -69,7 +67,8 @@ async function openModel(name, bytes) {
   let info
   try { info = readMetadata(bytes) } catch { throw TEXT.notOnnx(name) }
   try { info = JSON.parse(info.lightweight) } catch { throw Object.keys(info).length || bytes.length > 64 ? TEXT.notOurs(name) : TEXT.notOnnx(name) }
-  if (!(Array.isArray(info?.classes) && info.img_size > 0 && ['squish', 'pad', 'crop', 'draft'].includes(info.resize))) throw TEXT.notOurs(name)
+  const named = Array.isArray(info?.classes) && info.classes.every((c, i, all) => typeof c === 'string' && all.indexOf(c) === i)
+  if (!(named && info.img_size > 0 && info.img_size <= 4096 && ['squish', 'pad', 'crop', 'draft'].includes(info.resize))) throw TEXT.notOurs(name)
   if ((info.version ?? 1) !== 1) throw TEXT.otherVersion(name, info.version)
   if ('calibration' in info && !isCalibrated(info)) throw TEXT.badLimits(name)
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'] }).catch(() => { throw TEXT.cannotOpen(name) })
@@ -87,11 +86,9 @@ function isCalibrated({ calibration, checkpoint, classes }) { // for these class
 async function ask({ name, session, info }, pixels) { // n images of img_size → [{ probabilities, strangeness }]
   const size = info.img_size, n = pixels.length/(size*size*3), classes = info.classes.length
   const images = new ort.Tensor('uint8', pixels, [n, size, size, 3])
-  const found = await session.run({ images })
-  if (found.probabilities.data.length !== n*classes) throw TEXT.otherInput(name)
-  return Array.from({ length: n }, (_, i) => ({
-    probabilities: Array.from(found.probabilities.data.subarray(i*classes, (i + 1)*classes)),
-    strangeness: found.strangeness?.data[i] ?? null }))
+  const { probabilities: { data }, strangeness } = await session.run({ images })
+  if (data.length !== n*classes) throw TEXT.otherInput(name)
+  return Array.from({ length: n }, (_, i) => ({ probabilities: [...data.subarray(i*classes, (i + 1)*classes)], strangeness: strangeness?.data[i] ?? null }))
 }
 const pickBest = values => values.reduce((best, v, i) => v > values[best] ? i : best, 0)
 function decide({ info }, { probabilities, strangeness }) { // as Predictor.decide
@@ -173,7 +170,7 @@ async function readPhoto(file) {
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none' }).catch(() => { throw TEXT.broken(file.name) })
   try {
     const n = bitmap.width*bitmap.height/1e6
-    if (n > MOST) throw TEXT.huge(file.name, Math.round(n))
+    if (n > MOST) throw TEXT.huge(file.name, Math.ceil(10*n)/10)
     return readPixels(bitmap, bitmap.width, bitmap.height)
   } finally { bitmap.close() }
 }
@@ -206,10 +203,11 @@ function show(found, image, fps) {
 function addRow(name, found, small) {
   results.push({ name, ...found })
   $('list').hidden = $('csv').hidden = false
-  const pick = element('button', { type: 'button', onclick: () => { freeze(); show(found, small) } }, name)
-  const cells = [pick, found.answer, TEXT.percent(found.probability), found.ms.toFixed(1)]
-  $('rows').append(element('tr', {}, ...cells.map(v => element('td', {}, v))))
+  const pick = element('button', { type: 'button', onclick: () => { freeze(); show(found, small); mark(row); $('told').scrollIntoView({ block: 'nearest' }) } }, name)
+  const cells = [pick, found.answer, TEXT.percent(found.probability), found.ms.toFixed(1)], row = element('tr', {}, ...cells.map(v => element('td', {}, v)))
+  mark($('rows').appendChild(row))
 }
+function mark(row) { for (const other of $('rows').rows) other.toggleAttribute('aria-current', other === row) }
 function readThumb({ canvas, width, height }) {
   const scale = Math.min(1, 320/Math.max(width, height)), [w, h] = [width, height].map(v => Math.max(1, Math.round(v*scale)))
   const small = new OffscreenCanvas(w, h), pen = context(small)
@@ -218,23 +216,25 @@ function readThumb({ canvas, width, height }) {
   return { canvas: small, width: w, height: h }
 }
 async function drawMap() { // how much the probability of the answer falls when a square of the picture is grey
+  if (!$('map').hidden) return void ($('map').hidden = true)
   freeze()
-  const found = shown, size = found.asked.info.img_size, step = size/GRID, n = found.pixels.length, all = new Uint8Array(n*(GRID*GRID + 1))
-  for (let k = 0; k <= GRID*GRID; k++) all.set(found.pixels, k*n)               // the last one stays as it is
-  for (let k = 0; k < GRID*GRID; k++) {
-    const [top, left] = [Math.floor(k/GRID)*step, k % GRID*step].map(Math.round)
-    for (let y = top; y < Math.min(size, top + step); y++) for (let x = left; x < Math.min(size, left + step); x++)
-      all.set(GREY, k*n + (y*size + x)*3)
+  say(TEXT.looking)
+  const found = shown, { info } = found.asked, size = info.img_size, left = [], edge = k => Math.round(k*size/GRID)
+  for (let k = 0; k <= GRID*GRID && shown === found; k++) {                     // the last one stays as it is
+    const pixels = found.pixels.slice(), row = Math.floor(k/GRID), column = k % GRID
+    for (let y = edge(row); y < Math.min(size, edge(row + 1)); y++) for (let x = edge(column); x < edge(column + 1); x++) pixels.set(GREY, 3*(y*size + x))
+    left.push((await ask(found.asked, pixels))[0].probabilities[info.classes.indexOf(found.label)])
+    if (!column) await new Promise(go => setTimeout(go))                        // so that the page can be used
   }
-  const answers = (await ask(found.asked, all)).map(f => f.probabilities), whole = answers.pop(), best = pickBest(whole)
-  const falls = answers.map(p => Math.max(0, whole[best] - p[best])), most = Math.max(...falls, .01)
-  const canvas = $('map'), pen = context(canvas), [left, top, w, h] = frame
+  say('')
+  if (shown !== found) return
+  const whole = left.pop(), falls = left.map(p => Math.max(0, whole - p)), most = Math.max(...falls, .01), pen = context($('map')), [x, y, w, h] = frame
   pen.clearRect(0, 0, 320, 320)
   falls.forEach((fall, k) => {
     pen.fillStyle = `rgb(255 80 0 / ${.7*fall/most})`
-    pen.fillRect(left + k % GRID*w/GRID, top + Math.floor(k/GRID)*h/GRID, w/GRID, h/GRID)
+    pen.fillRect(x + k % GRID*w/GRID, y + Math.floor(k/GRID)*h/GRID, w/GRID, h/GRID)
   })
-  canvas.hidden = false
+  $('map').hidden = false
 }
 function saveCsv() { // columns as in lightweight predict
   const calibrated = 'calibration' in model.info, quote = v => /[",\r\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : v
@@ -250,15 +250,17 @@ function describe({ name, info }, card = {}) {
   $('classes').textContent = info.classes.join(', ')
   const facts = { [TEXT.file]: name, [TEXT.network]: TEXT.size(info.name, info.parameters, info.img_size), [TEXT.promised]: promise, ...card,
                   [TEXT.licence]: info.licence, [TEXT.checkpoint]: info.checkpoint }
-  const told = Object.entries(facts).filter(([, v]) => v)
-  $('facts').replaceChildren(...told.flatMap(([name, v]) => [element('dt', {}, name), element('dd', {}, v)]))
+  $('facts').replaceChildren(...Object.entries(facts).filter(([, v]) => v).flatMap(([name, v]) => [element('dt', {}, name), element('dd', {}, v)]))
 }
 // Input
-let taken = Promise.resolve()
-const take = files => { taken = taken.then(() => takeNow(files)) } // one after the other
+let faults = [], waiting = 0
+const take = files => { // one after the other, once the page is ready; the faults of all that wait are shown together
+  if (!waiting++) faults = []
+  taken = taken.then(() => model && takeNow(files)).finally(() => waiting--)
+}
 async function takeNow(files) {
-  const faults = [], isModel = file => /\.onnx$/i.test(file.name)
-  say('')
+  const isModel = file => /\.onnx$/i.test(file.name)
+  say(faults.join('\n'))
   freeze()
   for (const file of files.sort((a, b) => isModel(b) - isModel(a))) {           // files of networks first
     try {
@@ -285,13 +287,13 @@ globalThis.smooth = (mean, found) => mean ? mean.map((m, i) => MEMORY*m + (1 - M
 async function watch(own) {
   const video = element('video', { srcObject: own, muted: true, playsInline: true })
   await video.play()
-  let mean, before, last = performance.now(), fps = 0
+  let last = performance.now(), fps = 0
   while (stream === own) {
     await new Promise(resolve => { video.requestVideoFrameCallback(resolve); setTimeout(resolve, 1000) })
+    if (isFrozen()) model.mean = undefined                                      // of the probabilities; it starts anew
     if (stream !== own || isFrozen() || !video.videoWidth) continue
     const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
-    mean = smooth(before === found.asked ? mean : undefined, found.probabilities)
-    before = found.asked                                                        // another file starts anew
+    const mean = found.asked.mean = smooth(found.asked.mean, found.probabilities)
     fps = .9*fps + .1*1000/Math.max(1, now - last), last = now
     if (stream === own && !isFrozen()) show({ ...found, ...decide(found.asked, { ...found, probabilities: mean }) }, image, fps)
   }
@@ -309,7 +311,7 @@ async function toggleCamera() {
   if (!navigator.mediaDevices) return say(TEXT.insecure)
   $('camera').disabled = true
   try { setCamera(await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } })) } catch (fault) {
-    return say({ NotAllowedError: TEXT.refused, NotReadableError: TEXT.busy }[fault.name] ?? TEXT.noCamera)
+    return say({ NotAllowedError: TEXT.refused, SecurityError: TEXT.refused, NotReadableError: TEXT.busy, AbortError: TEXT.busy }[fault.name] ?? TEXT.noCamera)
   } finally { $('camera').disabled = false }
   stream.getTracks().forEach(track => { track.onended = () => setCamera(undefined, TEXT.lost) })
   watch(stream).catch(fault => setCamera(undefined, String(fault)))
@@ -318,19 +320,26 @@ function freeze(frozen = true) {
   $('freeze').toggleAttribute('data-frozen', Boolean(frozen && stream))
   $('freeze').textContent = isFrozen() ? TEXT.go : TEXT.freeze
 }
+async function openWorker() { // it keeps the files of this version of the page, each of which is loaded once
+  const kept = await navigator.serviceWorker.register('worker.js', { updateViaCache: 'none' })
+  await kept.update().catch(() => {})                                           // no network
+  const next = kept.installing ?? kept.waiting, hasEnded = () => ['activated', 'redundant'].includes(next.state)
+  if (next && !hasEnded()) await new Promise(go => { next.onstatechange = () => { if (hasEnded()) go() } })
+}
 async function start() {
+  if (!$('model.onnx') && navigator.serviceWorker) await openWorker().catch(() => {})
   await loadRuntime()
   const own = JSON.parse(new TextDecoder().decode(await load('page.json')))
   await swap(own.name, await load('model.onnx'), own.card)
-  $('files').addEventListener('change', () => { take([...$('files').files]); $('files').value = '' })
-  document.addEventListener('paste', event => take([...event.clipboardData.files]))
-  document.addEventListener('dragover', event => event.preventDefault())
-  document.addEventListener('drop', event => { event.preventDefault(); take([...event.dataTransfer.files]) })
-  const acts = { camera: toggleCamera, freeze: () => freeze(!isFrozen()), look: drawMap, csv: saveCsv }
-  for (const [id, act] of Object.entries(acts)) $(id).addEventListener('click', async () => { try { await act() } catch (fault) { say(String(fault)) } })
-  if (!$('model.onnx') && 'serviceWorker' in navigator) navigator.serviceWorker.register('worker.js')
+  $('camera').disabled = false
   document.body.dataset.ready = 'yes'
 }
-document.querySelectorAll('[data-text]').forEach(e => { e.textContent = TEXT[e.dataset.text] })
+for (const e of document.querySelectorAll('[data-text], [data-label]')) e[e.dataset.text ? 'textContent' : 'ariaLabel'] = TEXT[e.dataset.text ?? e.dataset.label]
+$('files').addEventListener('change', () => { take([...$('files').files]); $('files').value = '' })
+document.addEventListener('paste', event => take([...event.clipboardData.files]))
+document.addEventListener('dragover', event => event.preventDefault())
+document.addEventListener('drop', event => { event.preventDefault(); take([...event.dataTransfer.files]) })
+const acts = { camera: toggleCamera, freeze: () => freeze(!isFrozen()), look: drawMap, csv: saveCsv }
+for (const [id, act] of Object.entries(acts)) $(id).addEventListener('click', async () => { try { await act() } catch (fault) { say(String(fault)) } })
 say(TEXT.loading)
-start().then(() => say(''), fault => say(location.protocol === 'file:' && !$('ort.mjs') ? TEXT.noServer : String(fault)))
+let taken = start().then(() => say(''), fault => say(location.protocol === 'file:' && !$('ort.mjs') ? TEXT.noServer : String(fault)))
