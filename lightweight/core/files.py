@@ -256,8 +256,10 @@ def check_unedited(paths:Iterable[str|Path]):
 
 # %% ../../nbs/core/02_files.ipynb #n1d76a17
 def _open_url(url): # fsspec's file system, and the path in it
-    try: return import_module('fsspec').core.url_to_fs(url)
+    try: fsspec = import_module('fsspec')
     except ImportError as e: raise ImportError(f"{url}: {e}; pip install 'lightweight[cluster]'") from None
+    try: return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as e: raise type(e)(f'{url}: {e}') from None    # of a package, or no such scheme
 
 class Store:
     "Whole files in a folder or under a URL."
