@@ -165,7 +165,9 @@ def list_pretrained(records:dict)->list[str]: # contestant → record
     return sorted(found)
 
 # %% ../../nbs/experiments/02_standings.ipynb #n51f0a02
-def _write_interval(values, sign=''): return '{0:{s}.3f} ({1:{s}.3f} to {2:{s}.3f})'.format(*values, s=sign)
+def _write_interval(values, sign=''): # without an interval if there is one fold
+    text = '{0:{s}.3f} ({1:{s}.3f} to {2:{s}.3f})' if values[1] < values[2] else '{0:{s}.3f}'
+    return text.format(*values, s=sign)
 
 def format_scores(
     records:dict, # contestant → record, judged on the same folds
