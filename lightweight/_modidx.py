@@ -317,6 +317,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'lightweight/core/shards.py'),
                                          'lightweight.core.shards._Cluster.submit': ( 'core/shards.html#_cluster.submit',
                                                                                       'lightweight/core/shards.py'),
+                                         'lightweight.core.shards._Cluster.tell': ( 'core/shards.html#_cluster.tell',
+                                                                                    'lightweight/core/shards.py'),
                                          'lightweight.core.shards._Cluster.wait': ( 'core/shards.html#_cluster.wait',
                                                                                     'lightweight/core/shards.py'),
                                          'lightweight.core.shards._call': ('core/shards.html#_call', 'lightweight/core/shards.py'),

@@ -154,18 +154,21 @@ class _Cluster: # shards in flight on the workers of a client
         return len(self.active) >= 2*max(1, len(_list_workers(self.client)))
 
     def wait(self): # the next outcome
-        asked = time.monotonic()
+        begun, told = time.monotonic(), 0
         while not (future := next((f for f in self.active if f.done()), None)):
             if self.client.status != 'running': raise ConnectionError(_lost)
             if getattr(self.client.cluster, 'workers', True) == {}: raise ConnectionError('no worker is left')
-            if time.monotonic() > asked + 10:
-                asked = time.monotonic()
-                if not _list_workers(self.client): self.say('the scheduler has no worker; waiting for one')
+            if (minutes := (time.monotonic() - begun)//60) > told: told = self.tell(minutes)
             time.sleep(.02)
         address, outcome = _read_future(self.client, future, self.active.pop(future))
         future.release()
         if outcome.status == 'unfit': self.retire(address, outcome.why)
         return outcome
+
+    def tell(self, minutes): # in which no shard has ended
+        why = f'{len(self.active)} are being worked on' if _list_workers(self.client) else 'the scheduler has no worker'
+        self.say(f'no shard has ended for {minutes:.0f} min: {why}')
+        return minutes
 
     def retire(self, address, why): # give an unfit worker no more shards
         self.unfit.add(address)
