@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from dask_site import PREDICT, ROOT, Site, Starter, count_lost, count_shards, describe
+from dask_site import PREDICT, ROOT, Site, Starter, count_lost, count_shards, describe, wait_for
 
 from lightweight.core.files import Store, claim_folder, list_files
 from lightweight.core.records import hash_file
@@ -24,9 +24,11 @@ from lightweight.core.shards import UnfitWorker, plan_shards, read_shards, remov
 N, SHARD = 300, 5
 WORK = '''
 import os, resource, time
-def take(path): # whether this process is the first one here
-    try: return bool(os.close(os.open(path, os.O_CREAT | os.O_EXCL)) is None)
-    except FileExistsError: return False
+def take(path): # whether this process was the first one here
+    try:
+        with open(path, "x") as f: f.write(str(os.getpid()))
+    except FileExistsError: pass
+    with open(path) as f: return f.read() == str(os.getpid())
 def open_work(folder, unfit=()):
     if "file" in unfit and take(folder + "/file"): raise FileNotFoundError(2, "No such file or directory", "model.onnx")
     if "disk" in unfit and take(folder + "/disk"): resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))
@@ -143,7 +145,7 @@ def test_unfit_workers_are_retired(workers_find, capsys):
     plan = plan_shards(workers_find/"unfit", map(str, range(60)), 3, "cluster_work:open_work", settings, {})
     said = []
     assert run_shards(plan, 3, say=said.append) == []
-    assert sum("model.onnx: No such file" in line for line in said) == 1 and any("000" in line and "File too large" in line for line in said), said
+    assert sum("model.onnx: No such file" in line for line in said) == 1 and sum("gets no more shards" in line and "File too large" in line for line in said) == 1, said
     assert [row["item"] for _, rows in read_shards(plan) for row in rows] == [*map(str, range(60))]
     assert all(header["attempt"] == 1 for header, _ in read_shards(plan)) and not os.listdir(workers_find/"unfit/attempts")
     plan = plan_shards(workers_find/"none", ["1", "2"], 1, "cluster_work:open_work", settings | dict(unfit=["all"]), {})
@@ -189,6 +191,33 @@ def test_a_worker_without_the_photos(place, tmp_path):
     finally: site.close()
     assert code == 1 and "gets no more shards" in said and f"{N} of {N + 1} images are classified, 1 skipped, 0 failed" in said, said
     check_table(place, tmp_path/"out")
+
+
+def test_ended_by_a_batch_system(place, tmp_path):
+    "SIGTERM stops the run as the user would: no attempt is counted, and the same command goes on. Links to folders come last, as in one process."
+    photos = tmp_path/"photos"
+    shutil.copytree(place/"photos", photos)
+    (photos/"0050").symlink_to(place/"photos", target_is_directory=True)
+    options = ("--workers", 0, "--shard", 100, "--out", tmp_path/"out")
+    process = subprocess.Popen([sys.executable, "-c", "import slow; " + command(place, *options, photos=photos)[2], *command(place, *options, photos=photos)[3:]],
+                               cwd=tmp_path, env=describe(tmp_path, .02), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: count_shards(tmp_path/"out"))
+    process.send_signal(signal.SIGTERM)
+    assert "ended by SIGTERM" in process.communicate()[1] and process.returncode == 130 and os.listdir(tmp_path/"out/attempts") == []
+    assert predict(place, *options, photos=photos).returncode == 1 and predict(place, "--out", tmp_path/"table.csv", photos=photos).returncode == 1
+    assert (tmp_path/"out/predictions.csv").read_bytes() == (tmp_path/"table.csv").read_bytes()
+
+
+def test_another_list_before_the_first_shard(place, tmp_path):
+    "A plan of which nothing is done is replaced, with its lists; a table that is there is kept."
+    out, options = tmp_path/"out", ("--workers", 0, "--out", tmp_path/"out")
+    lost = predict(place, "--scheduler", "tcp://127.0.0.1:1", "--shard", 5, "--out", out)
+    assert lost.returncode == 2 and (out/"plan.json").exists()
+    assert predict(place, *options, "--shard", 100).returncode == 1
+    check_table(place, out)
+    shutil.rmtree(out/"shards")
+    refused = predict(place, *options, "--shard", 50)
+    assert refused.returncode == 2 and "different: size" in refused.stderr, refused.stderr
 
 
 def test_paths_with_a_scheme(place, tmp_path):
@@ -273,13 +302,17 @@ def test_faults_of_the_machine(place, tmp_path, monkeypatch):
     from lightweight.core import files
     from lightweight.deploy.predict import _hash_model, open_shards
     given = dict(model=str(place/"model.onnx"), sha256=_hash_model(place/"model.onnx"), precision="f32", batch=1, folder=str(place))
-    mount = tmp_path/"mount"                                            # the main process has seen a photo in it
-    with pytest.raises(FileNotFoundError, match="0000.png: it is not there on this machine"): open_shards(**given, seen={str(mount): f"{mount}/0000.png"})
-    shutil.copytree(place/"photos", mount)
-    answer = open_shards(**given, seen={str(mount): f"{mount}/0000.png"})
-    assert answer([f"{mount}/gone.png"])[1] == [[f"{mount}/gone.png", "there is no such file"]]
+    mount = tmp_path/"mount"                                            # the main process has seen photos in it
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="mount: no photos are there on this machine"): open_shards(**given, seen=[str(mount)])
+        mount.mkdir(exist_ok=True)
+    shutil.copytree(place/"photos", mount, dirs_exist_ok=True)
+    answer = open_shards(**given, seen=[str(mount)])
+    (mount/"0000.png").unlink()
+    assert answer([f"{mount}/0000.png"])[1] == [[f"{mount}/0000.png", "there is no such file"]]
+    with pytest.raises(FileNotFoundError, match="all photos of the shard are missing"): answer([f"{mount}/0000.png", "elsewhere/0000.png"])
     mount.rename(tmp_path/"unmounted")
-    with pytest.raises(UnfitWorker, match="0000.png: it is no longer there"): answer([f"{mount}/0001.png", "photos/0001.png"])
+    with pytest.raises(UnfitWorker, match="mount: no photos are there any more"): answer([f"{mount}/0001.png", "photos/0001.png"])
     answer, photo = open_shards(**given), "photos/0001.png"
     rows, skipped = answer([photo, "gone.png", f"{photo}/x.png", "photos", "photos/0100x.png"])
     assert [row["path"] for row in rows] == [photo]

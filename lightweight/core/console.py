@@ -36,7 +36,7 @@ def hide_secrets(text:str)->str:
 
 def explain_error(error:BaseException)->str: # one sentence
     "Describe an exception to the user of a command."
-    if isinstance(error, KeyboardInterrupt): return 'interrupted from the keyboard'
+    if isinstance(error, KeyboardInterrupt): return str(error) or 'interrupted from the keyboard'
     if isinstance(error, RecursionError): return 'lists or objects are nested too deeply in a file that was read'
     if isinstance(error, MemoryError): return f'{error or "out of memory"}: use smaller batches or fewer workers'
     if isinstance(error, OSError) and error.errno in _remedies and error.strerror:

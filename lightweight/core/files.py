@@ -259,7 +259,8 @@ def _open_url(url): # fsspec's file system, and the path in it
     try: fsspec = import_module('fsspec')
     except ImportError as e: raise ImportError(f"{url}: {e}; pip install 'lightweight[cluster]'") from None
     try: return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as e: raise type(e)(f'{url}: {e}') from None    # of a package, or no such scheme
+    except ImportError as e: raise ImportError(f'{url}: {e}') from None              # the package of the scheme
+    except ValueError as e: raise ValueError(f'{url}: {e}') from None                # no such scheme
 
 class Store:
     "Whole files in a folder or under a URL."
@@ -293,7 +294,7 @@ class Store:
         find = os.listdir if self.fs is None else lambda place: self.fs.ls(place, detail=False)
         try: names = [place.rpartition('/')[2] for place in find(self._place(folder))]
         except FileNotFoundError: return []
-        return sorted(name for name in names if not _temporary.fullmatch(name))
+        return sorted(name for name in names if name and not _temporary.fullmatch(name))
 
     def walk(self)->Iterator[str]: # URLs
         "List the files under a URL, folder by folder."

@@ -34,6 +34,12 @@ def _write_list(store, items, size, write): # number of items, and their hash
         n += len(chunk)
     return n, digest.hexdigest()
 
+def _read_plan(store): return json.loads(store.read('plan.json')) if store.exists('plan.json') else None
+def _is_unused(store): # whether a plan has no shard or result yet, and nobody else works on it: URLs have no locks
+    own = ('list', 'attempts', 'plan.json', 'failed.jsonl', 'shards')
+    others = [name for name in store.list('') if name not in own and not name.startswith('.')]
+    return store.fs is None and not store.list('shards') and not others
+
 def _check_plan(out, known, facts, key): # refuse a folder with shards of another list or other settings
     if known['key'] == key: return
     names = known['facts'].keys() | facts.keys()
@@ -52,14 +58,13 @@ def plan_shards(
     "Divide a list into shards, or check that this is the list of the shards in the folder."
     if size < 1: raise ValueError(f'{size} items per shard: at least 1 is needed')
     store = Store(out)
-    known = json.loads(store.read('plan.json')) if store.exists('plan.json') else None
-    unused = not store.list('shards')
-    n, digest = _write_list(store, items, size, unused)
+    known, unused = _read_plan(store), _is_unused(store)
+    n, digest = _write_list(store, items, size, unused or not known)
     if not n: raise ValueError(f'{out}: the list is empty')
     facts = facts | dict(list=digest, n=n, size=size, work=work, version=__version__)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     if known and (known['key'] == key or not unused): _check_plan(out, known, facts, key)
-    else:                                                      # nothing was done yet, or by another plan
+    else:
         old = [f'attempts/{name}' for name in store.list('attempts')]
         for name in old + [f'list/{name}' for name in store.list('list')[-(-n//size):]]: store.remove(name)
         store.write('plan.json', json.dumps(dict(key=key, facts=facts), indent=1) + '\n')
@@ -87,6 +92,9 @@ def _write_shard(store, plan, name, notes, rows, skipped):
     store.write(f'shards/{name}.jsonl', ''.join(lines).encode('utf-8', 'surrogatepass'))
     for note in notes: store.remove(note)
 
+def _check_key(store, plan): # a worker whose main process was killed may still be at work when another plan begins
+    if (_read_plan(store) or {}).get('key') != plan.key: raise RuntimeError(f'{plan.out}: another plan has begun there')
+
 def _work_on(store, work, items, note): # rows, skipped items, and why it failed or ''
     try:
         rows, skipped = work(items)
@@ -105,12 +113,14 @@ def run_shard(plan:Plan, shard:int)->Outcome: # in a worker
     store, name, note = Store(plan.out), _name(shard), ''
     try:
         if store.exists(f'shards/{name}.jsonl'): return Outcome(shard, 'done', '')
+        _check_key(store, plan)
         work = _open_work(plan.work, json.dumps(plan.settings))
         items, notes = _read_lines(store, f'list/{name}.jsonl'), _list_attempts(store, name)
         if len(notes) >= ATTEMPTS: return Outcome(shard, 'failed', store.read(notes[-1]).decode())
         store.write(note := f'attempts/{name}.{len(notes) + 1}', _killed)
         rows, skipped, why = _work_on(store, work, items, note)
         if why: return Outcome(shard, 'again' if len(notes) + 1 < ATTEMPTS else 'failed', why)
+        _check_key(store, plan)
         _write_shard(store, plan, name, [*notes, note], rows, skipped)
         return Outcome(shard, 'done', '')
     except Exception as e:
@@ -171,6 +181,7 @@ class _Cluster: # shards in flight on the workers of a client
         return minutes
 
     def retire(self, address, why): # give an unfit worker no more shards
+        if address in self.unfit: return
         self.unfit.add(address)
         if not _list_workers(self.client) - self.unfit: raise OSError(f'no worker is left; {address}: {why}')
         self.say(f'{address} gets no more shards: {why}')
@@ -247,9 +258,10 @@ def _forget_running(store, earlier): # attempts that the user stopped; earlier: 
 @contextmanager
 def _end_by_sigterm(): # of a batch system, for instance, as from the keyboard: no attempt is counted
     if threading.current_thread() is not threading.main_thread(): yield; return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    def end(*_): raise KeyboardInterrupt('ended by SIGTERM')
+    before = signal.signal(signal.SIGTERM, end)
     try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    finally: signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 def _follow(plan, left, outcomes, say, unit): # show the progress; the failed shards
     failed, n_done = [], plan.n - sum(_count_items(plan, shard) for shard in left)
@@ -278,13 +290,14 @@ def run_shards(
     if done: say(f'{len(done):,} of {_count_shards(plan):,} shards are done')
     if not left: return []
     earlier = set(store.list('attempts'))
-    try:
-        with _end_by_sigterm(), open_cluster(min(workers, len(left)), scheduler, say) as client:
-            outcomes = _run_on(client, plan, left, say) if client else _run_here(plan, left)
-            failed = _follow(plan, left, outcomes, say, unit)
-    except KeyboardInterrupt:
-        _forget_running(store, earlier)
-        raise
+    with _end_by_sigterm():
+        try:
+            with open_cluster(min(workers, len(left)), scheduler, say) as client:
+                outcomes = _run_on(client, plan, left, say) if client else _run_here(plan, left)
+                failed = _follow(plan, left, outcomes, say, unit)
+        except KeyboardInterrupt:
+            _forget_running(store, earlier)
+            raise
     if failed: store.write('failed.jsonl', ''.join(json.dumps(line) + '\n' for line in failed))
     return failed
 

@@ -8,7 +8,7 @@ __all__ = ['Item', 'PROG', 'load_image', 'Listing', 'list_folder', 'read_items',
 # %% ../../nbs/deploy/04_predict.ipynb #n003
 import argparse, csv, hashlib, json, os, sys, time, warnings
 from collections import Counter, deque, namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -54,7 +54,7 @@ _beginnings = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'GIF87a', b'GIF89a', b'II
 _others = ('files that are no images', 'hidden', 'links to folders searched already')
 
 class Listing(namedtuple('Listing', 'images faults others')):
-    "Images of a folder, sorted; items that cannot be read; what is left out → how often."
+    "Images of a folder, sorted, those behind links to folders last; items that cannot be read; what is left out → how often."
     def explain(self, folder:str)->str: # '' if all files are images
         "Describe what is left out."
         said = ', '.join(f'{what} ({n})' for what, n in self.others.items() if n)
@@ -77,15 +77,19 @@ def _is_image(path, found): # if not, `found` tells why
 
 def _search(folder, found, places, links): # images in the order of their paths; links to folders are searched last
     def note(error): found.faults.append(Item(error.filename, None, _explain(error)))
-    _, folders, files = next(os.walk(folder, onerror=note), (folder, [], []))
-    places.add(os.path.realpath(folder))
-    for name in sorted([*(f'{name}/' for name in folders), *files]):
-        path = os.path.join(folder, name)
-        if name.startswith('.'): found.others[_others[1]] += 1
-        elif not name.endswith('/'):
+    rest = [first := os.path.join(folder, '')]                                       # with / at the end: a folder
+    while rest:
+        path = rest.pop()
+        if not path.endswith('/'):
             if _is_image(path, found): yield path
-        elif os.path.islink(path := path[:-1]): links.append(path)
-        else: yield from _search(path, found, places, links)
+        elif path != first and os.path.islink(path[:-1]): links.append(path[:-1])
+        else:
+            _, folders, files = next(os.walk(path[:-1] or path, onerror=note), ('', [], []))
+            places.add(os.path.realpath(path))
+            names = sorted([*(f'{name}/' for name in folders), *files], reverse=True)
+            shown = [os.path.join(path, name) for name in names if not name.startswith('.')]
+            found.others[_others[1]] += len(names) - len(shown)
+            rest += shown
 
 def _walk_folder(folder, found): # one image after the other; `found` tells the rest
     places, links = set(), deque([str(folder)])
@@ -97,7 +101,7 @@ def _walk_folder(folder, found): # one image after the other; `found` tells the 
 def list_folder(folder:str|Path)->Listing: # searched recursively
     "List the images of a folder, and count its other files."
     found = Listing([], [], dict.fromkeys(_others, 0))
-    found.images.extend(sorted(_walk_folder(folder, found)))
+    found.images.extend(_walk_folder(folder, found))
     return found
 
 # %% ../../nbs/deploy/04_predict.ipynb #c038
@@ -298,10 +302,7 @@ def _take_model(args): # the first path, if it is one, becomes `args.model`; why
     args.model = args.paths.pop(0) if args.named else str(own.parent if args.self_test else own)
     return '' if args.named else _find_model_fault(args.paths)
 
-def _drop_scheme(path): # file:///photos → /photos
-    if not path.startswith('file:'): return path
-    from lightweight.core.files import Store
-    return Store(path).root
+def _drop_scheme(path): return path.removeprefix('file://') # file:///photos → /photos
 
 def _find_list_faults(args, suffix): # contradictions of the options of batch jobs; extension of --out
     if not args.list: return [(args.shard != 1000, '--shard belongs to --workers or --scheduler'),
@@ -332,7 +333,7 @@ def _parse_arguments(argv):
               ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
               (fault, fault),
-              (texts, f'{"".join(texts[:1])}: a list of paths is read from standard input: - < FILE'),
+              (texts and len(args.paths) == 1, f'{"".join(texts[:1])}: a list of paths is read from standard input: - < FILE'),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
               ((args.stream or documents) and len(args.paths) > 1,
                f'{args.coco or "-"}: - and a COCO file must be the only path'),
@@ -360,21 +361,25 @@ def _load_listed(predictor, path, folder): # an image file relative to a folder,
     item, = load_image(predictor, content)
     return item._replace(path=path, kind='' if item.pixels is not None else 'undecodable photo')
 
+def _is_empty(folder): # or not there
+    try: return not any(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError): return True
+
 def open_shards(
     model:str, # exported file
     sha256:str, # of it, with its companions
     precision:str, # see `Predictor`
     batch:int, # batch size
     folder:str, # that relative paths start from
-    seen:Mapping[str, str]={}, # folder → one of its images, that the main process sees and this machine must see, too
+    seen:Sequence[str]=(), # folders in which the main process sees images
 ): # paths of images → rows of the table, and skipped paths with reasons
     "Open the exported file in a worker."
     from lightweight.core.shards import UnfitWorker
     if (found := _hash_model(model)) != sha256:
         raise ValueError(f'{model}: another file than that of the main process (hash {found:.16}; expected '
                          f'{sha256:.16})')
-    if lost := next((path for path in seen.values() if not os.path.exists(path)), ''):
-        raise FileNotFoundError(f'{lost}: it is not there on this machine; is the folder mounted?')
+    if lost := next(filter(_is_empty, seen), ''):
+        raise FileNotFoundError(f'{lost}: no photos are there on this machine; is the folder mounted?')
     keep_memory()
     predictor = Predictor(model, 1, precision)
     def answer(paths):
@@ -382,10 +387,10 @@ def open_shards(
         answers = _answer_items(predictor, items, batch, skipped)
         rows = [_make_row(*pair, 'calibration' in predictor.info) for pair in answers]
         missing = [item.path for item in skipped if item.kind == 'missing photo']
-        known = {seen.get(os.path.dirname(os.path.join(folder, path))) for path in missing} - {None}
-        if lost := next((path for path in known if not os.path.exists(path)), ''):
-            raise UnfitWorker(f'{lost}: it is no longer there; is the folder mounted?')
-        if len(missing) == len(paths) and not known:
+        places = {os.path.dirname(os.path.join(folder, path)) for path in missing}
+        if lost := next(filter(_is_empty, places.intersection(seen)), ''):
+            raise UnfitWorker(f'{lost}: no photos are there any more; is the folder mounted?')
+        if len(missing) == len(paths) and not places.issubset(seen):
             raise FileNotFoundError(f'all photos of the shard are missing, such as {paths[0]}; is the folder mounted?')
         return rows, [[item.path, item.why] for item in skipped]
     return answer
@@ -406,10 +411,10 @@ def _list_arg(path, faults): # paths of the images that an argument of the comma
         for item in found.faults: _print(f'{item.path}: {item.why}')
         faults += found.faults
 
-def _see(paths, folder, seen, most=50): # pass paths on; `seen`: folder → its first image, of the first folders
+def _see(paths, folder, seen, most=50): # pass paths on; note the first folders in which there is an image
     for path in paths:
         place = os.path.dirname(whole := os.path.join(folder, path))
-        if '://' not in path and len(seen) < most and place not in seen and os.path.isfile(whole): seen[place] = whole
+        if '://' not in path and len(seen) < most and place not in seen and os.path.isfile(whole): seen.append(place)
         yield path
 
 def _plan_list(args, faults):
@@ -418,7 +423,7 @@ def _plan_list(args, faults):
     relative = args.stream or not all('://' in p or os.path.isabs(p) for p in args.paths)
     facts = dict(model=_hash_model(model), precision=args.precision, batch=args.batch, folder=cwd if relative else '')
     out = args.out if '://' in args.out else os.path.abspath(args.out)
-    settings = dict(model=model, sha256=facts['model'], precision=args.precision, batch=args.batch, folder=cwd, seen={})
+    settings = dict(model=model, sha256=facts['model'], precision=args.precision, batch=args.batch, folder=cwd, seen=[])
     paths = _see((path for arg in args.paths for path in _list_arg(arg, faults)), cwd, settings['seen'])
     return plan_shards(out, paths, args.shard, f'{__name__}:open_shards', settings, facts)
 
@@ -550,7 +555,7 @@ def _list_jobs(args, predictor, document): # jobs for the paths of the command l
     if document: return _list_box_jobs(predictor, document, args.root), len(document['annotations'])
     if args.stream:
         lines = (line.rstrip('\r\n') for line in sys.stdin)
-        return (partial(load_image, predictor, path) for path in lines if path), None
+        return (partial(load_image, predictor, _drop_scheme(path)) for path in lines if path), None
     jobs = [job for path in args.paths for job in (_list_folder_jobs(predictor, path) if os.path.isdir(path) else
                                                    [partial(load_image, predictor, path)])]
     return jobs, len(jobs)

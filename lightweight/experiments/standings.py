@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TIMES', 'PLACE', 'read_race', 'compare_folds', 'average_metric', 'tabulate_race', 'list_goals', 'format_race',
-           'plot_race', 'plot_curves', 'to_markdown', 'list_pretrained', 'format_scores']
+           'plot_race', 'plot_curves', 'to_markdown', 'find_start', 'format_scores']
 
 # %% ../../nbs/experiments/02_standings.ipynb #c003
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,13 @@ def compare_folds(
     other:dict, # of another one, judged on the same folds
 )->tuple[float, float, float]: # mean difference of macro-F1, and its 95 % interval
     "Compare the checkpoints of two contestants fold by fold."
-    one, two = (pd.DataFrame([dict(fold=r['fold'], f1=r['test']['macro_f1'], n=r['test']['n'])
-                              for r in rec['metrics']['runs']])
-                .groupby('fold').mean() for rec in (record, other))
-    both, n = one.join(two, rsuffix='_other', how='inner'), record['metrics']['n']
+    rows = [[(r['fold'], r['test']['macro_f1']) for r in rec['metrics']['runs']] for rec in (record, other)]
+    one, two = (pd.DataFrame(r, columns=['fold', 'f1']).groupby('fold').mean() for r in rows)
+    both = one.join(two, rsuffix='_other', how='inner')
     if both.empty: raise ValueError('the two records have no test fold in common')
-    trained = n - 2*both.n.mean() # all but the test fold and the validation fold
-    return t_interval(both.f1 - both.f1_other, both.n.mean()/trained)
+    n_folds = max(rec['metrics'].get('folds', 1 + max(one.index.max(), two.index.max())) for rec in (record, other))
+    trained = n_folds - 2 # all but the test fold and the validation fold
+    return t_interval(both.f1 - both.f1_other, 1/max(1, trained))
 
 # %% ../../nbs/experiments/02_standings.ipynb #n661348d
 def average_metric(
@@ -152,17 +153,17 @@ def to_markdown(table:pd.DataFrame)->str:
     lines = [list(table.columns), ['---']*len(table.columns), *table.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
-def list_pretrained(records:dict)->list[str]: # contestant → record
-    "List the contestants that start from ImageNet weights, their own or those of another contestant's network."
-    given = {name: [step['settings'] for step in r['metrics'].get('steps', [])] for name, r in records.items()}
-    def starts(values): # from elsewhere, not from an earlier step
-        return values.get('pretrained') and not str(values['pretrained']).startswith('{run}')
-    found, before = {name for name, steps in given.items() if any(map(starts, steps))}, set()
-    while found != before:
-        before, names = set(found), [f'{{{name}}}' for name in found]
-        found |= {name for name, steps in given.items() for values in steps
-                  if any(other in f"{values.get('run')} {values.get('start')}" for other in names)}
-    return sorted(found)
+def find_start(
+    name:str, # of a contestant
+    records:dict, # contestant → record
+)->str: # ImageNet, waste (the model of the package), a file of weights, or nothing
+    "Find the weights that a contestant starts from, its own or those of another contestant's network."
+    steps = records[name]['metrics'].get('steps', []) if name in records else []
+    for value in [step['settings'].get(key) for step in steps for key in ('pretrained', 'run', 'start')]:
+        other = re.match(r'\{(.*?)\}', str(value))
+        found = find_start(other[1], records) if other else 'ImageNet' if value is True else value or 'nothing'
+        if found != 'nothing': return found
+    return 'nothing'
 
 # %% ../../nbs/experiments/02_standings.ipynb #n51f0a02
 def _write_interval(values, sign=''): # without an interval if there is one fold
@@ -172,19 +173,20 @@ def _write_interval(values, sign=''): # without an interval if there is one fold
 def format_scores(
     records:dict, # contestant → record, judged on the same folds
     reference:str='', # contestant that the others are compared with (default: none)
-)->pd.DataFrame: # of text, highest macro-F1 first
+)->pd.DataFrame: # of text, most folds first, then highest macro-F1
     "Tabulate the scores of contestants."
-    pretrained = list_pretrained(records)
     def write(name, record):
-        m, other = record['metrics'], records.get(reference, record)
+        m, other = record['metrics'], records[reference] if reference else record
         size, folds = m['network'], next(iter(m['f1'].values()))
         gain = '' if other is record else _write_interval(compare_folds(record, other), '+')
         return {'contestant': name, 'parameters': f"{size['parameters']:,}", 'MACs': f"{size['macs_m']:.0f} M",
-                'started from': 'ImageNet' if name in pretrained else 'nothing',
+                'started from': find_start(name, records),
                 'CPU minutes': f"{m['cpu_minutes']:.1f}",
                 'test macro-F1 (95 %)': _write_interval(average_metric(record, 'macro_f1')),
                 'accuracy (95 %)': _write_interval(average_metric(record)),
                 **({f'above {reference} (95 %)': gain} if reference else {}),
                 'folds × seeds': f"{folds['n_folds']} × {folds['n_seeds']}"}
-    rows = sorted(records.items(), key=lambda pair: -average_metric(pair[1], 'macro_f1')[0])
-    return pd.DataFrame([write(*row) for row in rows])
+    def rank(name): # most folds first
+        folds = {run['fold'] for run in records[name]['metrics']['runs']}
+        return -len(folds), -average_metric(records[name], 'macro_f1')[0]
+    return pd.DataFrame([write(name, records[name]) for name in sorted(records, key=rank)])

@@ -1,18 +1,18 @@
 const TEXT = {
-  title: 'Classify photos', privacy: 'Runs on this device: no picture leaves it.', choose: 'Choose pictures, drop them here, or paste one.',
-  camera: 'Camera', stop: 'Stop camera', freeze: 'Freeze', go: 'Continue', look: 'Where it looked', csv: 'Save as CSV',
-  bars: 'Probability of each class', picture: 'Picture', answer: 'Answer', probability: 'Probability', ms: 'ms', about: 'About this file',
-  loading: 'Loading …', looking: 'Computing …', noServer: 'Open this page through a server, or make it with --single.', missing: name => `${name} could not be loaded.`,
+  title: 'Classify photos', privacy: 'Runs on this device: no picture leaves it.', choose: 'Choose pictures, drop them here, or paste one.', camera: 'Camera',
+  stop: 'Stop camera', freeze: 'Freeze', go: 'Continue', look: 'Where it looked', csv: 'Save as CSV', bars: 'Probability of each class', picture: 'Picture',
+  answer: 'Answer', probability: 'Probability', ms: 'ms', about: 'About this file', loading: 'Loading …', looking: 'Computing …',
+  noServer: 'Open this page through a server, or make it with --single.', missing: name => `${name} could not be loaded.`,
   broken: name => `${name}: this browser cannot read it as a picture.`, fails: (name, fault) => `${name}: ${fault}`,
-  huge: (name, n) => `${name}: ${n} megapixels; at most 50 are read. Scale it down.`,
-  notOnnx: name => `${name}: this is not an ONNX file.`, cannotOpen: name => `${name}: ONNX Runtime cannot open it; export it again.`,
+  huge: (name, n) => `${name}: ${n} megapixels; at most 50 are read. Scale it down.`, notOnnx: name => `${name}: this is not an ONNX file.`,
+  cannotOpen: name => `${name}: ONNX Runtime cannot open it; export it again.`,
   notOurs: name => `${name}: it holds no metadata of lightweight; write the file with lightweight export.`,
   badLimits: name => `${name}: its thresholds are not for its classes and its checkpoint; run lightweight calibrate again.`,
   otherVersion: (name, v) => `${name}: file version ${v}; this page reads version 1.`,
-  otherInput: name => `${name}: its input or output is not what its metadata say; export it again.`,
-  noCamera: 'No camera was found.', refused: 'The camera was refused; allow it in the settings of the browser.',
-  insecure: 'The camera needs https or localhost.', busy: 'The camera is in use by another program.', lost: 'The camera has stopped.',
-  notSure: 'not sure', strange: 'strange', likely: (answer, label) => `${answer} (most likely ${label})`, percent: p => `${(100*p).toFixed(0)} %`,
+  otherInput: name => `${name}: its input or output is not what its metadata say; export it again.`, noCamera: 'No camera was found.',
+  refused: 'The camera was refused; allow it in the settings of the browser.', insecure: 'The camera needs https or localhost.',
+  busy: 'The camera is in use by another program.', lost: 'The camera has stopped.', notSure: 'not sure', strange: 'strange',
+  likely: (answer, label) => `${answer} (most likely ${label})`, percent: p => `${(100*p).toFixed(0)} %`,
   took: (ms, fps) => `${ms.toFixed(1)} ms` + (fps ? `, ${fps.toFixed(0)} pictures a second` : ''), file: 'File', network: 'Network', licence: 'Licence',
   size: (name, n, px) => `${name}, ${n?.toLocaleString('en')} parameters, ${px} px`, promised: 'Promised purity', checkpoint: 'Checkpoint',
   promise: (purity, confidence, classes) => `at least ${purity} % of what is accepted is right, with ${confidence} % confidence: ${classes || 'no class'}`,
@@ -23,7 +23,7 @@ const element = (tag, fields, ...inside) => { const made = Object.assign(documen
 const say = text => { $('message').textContent = text }
 const context = canvas => canvas.getContext('2d', { willReadFrequently: true })
 const isFrozen = () => $('freeze').hasAttribute('data-frozen')
-let ort, model, shown, frame, results = [], stream
+let ort, model, shown, drawn, frame, results = [], stream
 // Files: inside the page (single file) or beside it
 async function load(name) {
   const inside = $(name)
@@ -191,7 +191,7 @@ function show(found, image, fps) {
   $('result').hidden = $('look').hidden = false
   $('map').hidden = true
   drawPicture(image, found.asked.info.resize)
-  shown = found
+  shown = found, drawn = undefined
   const answer = found.answer === found.label ? found.answer : TEXT.likely(found.answer, found.label)
   if ($('answer').textContent !== answer) $('answer').textContent = answer      // which is read aloud
   $('detail').textContent = `${TEXT.percent(found.probability)}, ${TEXT.took(found.ms, fps)}`
@@ -207,7 +207,7 @@ function addRow(name, found, small) {
   const cells = [pick, found.answer, TEXT.percent(found.probability), found.ms.toFixed(1)], row = element('tr', {}, ...cells.map(v => element('td', {}, v)))
   mark($('rows').appendChild(row))
 }
-function mark(row) { for (const other of $('rows').rows) other.toggleAttribute('aria-current', other === row) }
+function mark(row) { for (const other of $('rows').rows) other.ariaCurrent = other === row ? 'true' : null }
 function readThumb({ canvas, width, height }) {
   const scale = Math.min(1, 320/Math.max(width, height)), [w, h] = [width, height].map(v => Math.max(1, Math.round(v*scale)))
   const small = new OffscreenCanvas(w, h), pen = context(small)
@@ -216,18 +216,20 @@ function readThumb({ canvas, width, height }) {
   return { canvas: small, width: w, height: h }
 }
 async function drawMap() { // how much the probability of the answer falls when a square of the picture is grey
-  if (!$('map').hidden) return void ($('map').hidden = true)
+  const found = drawn = drawn === shown ? undefined : shown                     // again: hide it, or stop
+  $('map').hidden = true
+  if (!found) return
   freeze()
   say(TEXT.looking)
-  const found = shown, { info } = found.asked, size = info.img_size, left = [], edge = k => Math.round(k*size/GRID)
-  for (let k = 0; k <= GRID*GRID && shown === found; k++) {                     // the last one stays as it is
+  const { info } = found.asked, size = info.img_size, left = [], edge = k => Math.round(k*size/GRID)
+  for (let k = 0; k <= GRID*GRID && shown === found && drawn === found; k++) {                     // the last one stays as it is
     const pixels = found.pixels.slice(), row = Math.floor(k/GRID), column = k % GRID
     for (let y = edge(row); y < Math.min(size, edge(row + 1)); y++) for (let x = edge(column); x < edge(column + 1); x++) pixels.set(GREY, 3*(y*size + x))
     left.push((await ask(found.asked, pixels))[0].probabilities[info.classes.indexOf(found.label)])
     if (!column) await new Promise(go => setTimeout(go))                        // so that the page can be used
   }
-  say('')
-  if (shown !== found) return
+  if ($('message').textContent === TEXT.looking) say('')
+  if (shown !== found || drawn !== found) return
   const whole = left.pop(), falls = left.map(p => Math.max(0, whole - p)), most = Math.max(...falls, .01), pen = context($('map')), [x, y, w, h] = frame
   pen.clearRect(0, 0, 320, 320)
   falls.forEach((fall, k) => {
@@ -276,9 +278,8 @@ async function takeNow(files) {
 }
 async function swap(name, bytes, card) {
   const opened = await openModel(name, bytes)
-  model?.session.release()
-  model = opened
-  results = []
+  model?.session.release();
+  [model, shown, results] = [opened, undefined, []]
   $('rows').replaceChildren()
   $('result').hidden = $('list').hidden = $('look').hidden = $('csv').hidden = true
   describe(model, card)
@@ -290,7 +291,7 @@ async function watch(own) {
   let last = performance.now(), fps = 0
   while (stream === own) {
     await new Promise(resolve => { video.requestVideoFrameCallback(resolve); setTimeout(resolve, 1000) })
-    if (isFrozen()) model.mean = undefined                                      // of the probabilities; it starts anew
+    if (isFrozen()) model.mean = undefined                                      // of the probabilities; it starts anew, as with the camera
     if (stream !== own || isFrozen() || !video.videoWidth) continue
     const image = readPixels(video, video.videoWidth, video.videoHeight), found = await classify(image), now = performance.now()
     const mean = found.asked.mean = smooth(found.asked.mean, found.probabilities)
@@ -300,7 +301,7 @@ async function watch(own) {
 }
 function setCamera(given, why = '') {
   stream?.getTracks().forEach(track => track.stop())
-  stream = given
+  stream = given, model.mean = undefined
   say(why)
   $('freeze').hidden = !stream
   $('camera').textContent = stream ? TEXT.stop : TEXT.camera
@@ -322,8 +323,8 @@ function freeze(frozen = true) {
 }
 async function openWorker() { // it keeps the files of this version of the page, each of which is loaded once
   const kept = await navigator.serviceWorker.register('worker.js', { updateViaCache: 'none' })
-  await kept.update().catch(() => {})                                           // no network
-  const next = kept.installing ?? kept.waiting, hasEnded = () => ['activated', 'redundant'].includes(next.state)
+  await Promise.race([kept.update().catch(() => {}), new Promise(go => setTimeout(go, 3000))]) // no network, or a slow one
+  const next = kept.installing ?? kept.waiting ?? kept.active, hasEnded = () => ['activated', 'redundant'].includes(next.state)
   if (next && !hasEnded()) await new Promise(go => { next.onstatechange = () => { if (hasEnded()) go() } })
 }
 async function start() {
