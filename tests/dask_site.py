@@ -61,13 +61,17 @@ class Site:
         if old is None or old.poll() is not None:
             self.processes[name] = subprocess.Popen(line, cwd=self.folder, env=self.env, stdout=self.log, stderr=self.log)
 
+    def start_workers(self):
+        dask = [sys.executable, "-m", "dask"]
+        self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
+        for i in range(2): self.start(f"nanny {i}", *self.around.get(i, ()), *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
+
     def repair(self):
-        dask, scheduler = [sys.executable, "-m", "dask"], self.processes.get("scheduler")
+        scheduler = self.processes.get("scheduler")
         if scheduler and scheduler.poll() is not None:
             for name in ("nanny 0", "nanny 1"): self.kill(name)    # they would end by themselves
             wait_for(lambda: self.processes["client"].poll() is not None)
-        self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
-        for i in range(2): self.start(f"nanny {i}", *self.around.get(i, ()), *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
+        self.start_workers()
         self.start("client", *self.command)
 
     def kill(self, name):
