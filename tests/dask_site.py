@@ -91,12 +91,15 @@ class Site:
 
     def has_ended(self): return self.processes["client"].poll() in (0, 1)
 
+    def may_kill(self): # a shard that has begun twice is left alone: after a third death it would count as failed
+        return not (self.out/"attempts").is_dir() or not any(name.endswith(".2") for name in os.listdir(self.out/"attempts"))
+
     def kill_randomly(self, kinds, rng):
         "Kill one process of each kind at a random moment after some progress, and start it again; the kinds killed until the client ended."
         self.repair()
         for i, kind in enumerate(kinds):
             before = count_shards(self.out)
-            wait_for(lambda: count_shards(self.out) >= before + 2 or self.has_ended())
+            wait_for(lambda: count_shards(self.out) >= before + 2 and self.may_kill() or self.has_ended())
             time.sleep(rng.uniform(0, .2))
             if self.has_ended(): return kinds[:i]
             if kind == "worker": wait_for(lambda: self.kill_worker(rng))
