@@ -27,15 +27,15 @@ _hashes = { # file of the page → file of the package, SHA-256
 
 def _is_sound(path, sha256): return path.is_file() and hash_file(path) == sha256
 
-def _download(folder): # pack the npm package, and unpack its folder dist
+def _download(folder): # the files of the npm package: name → bytes
     if not (npm := shutil.which('npm')):
         raise ValueError(f'{_package} is not in {folder.parent}, and npm, which fetches it, is not installed; '
                          'install Node.js')
     found = subprocess.run([npm, 'pack', _package, '--loglevel', 'error'], cwd=folder, capture_output=True, text=True)
     packed = next(folder.glob('*.tgz'), None)
     if found.returncode or not packed: raise ValueError(f'npm pack {_package} failed: {found.stderr.strip()[-500:]}')
-    with tarfile.open(packed) as archive: archive.extractall(folder, filter='data')
-    return folder/'package/dist'
+    with tarfile.open(packed) as archive:
+        return {name: archive.extractfile(f'package/dist/{given}').read() for name, (given, _) in _hashes.items()}
 
 def fetch_runtime(
     folder:Path|None=None, # where the files are kept; default: the user's cache folder
@@ -47,11 +47,11 @@ def fetch_runtime(
     if all(_is_sound(paths[name], sha256) for name, (_, sha256) in _hashes.items()): return paths
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as temporary:
-        source = _download(Path(temporary))
-        for name, (given, sha256) in _hashes.items():
-            if not _is_sound(source/given, sha256):
-                raise ValueError(f'{_package}: {given} has another SHA-256 than {sha256}')
-            write_atomically(paths[name], (source/given).read_bytes())
+        found = _download(Path(temporary))
+    for name, (given, sha256) in _hashes.items():
+        if hashlib.sha256(found[name]).hexdigest() != sha256:
+            raise ValueError(f'{_package}: {given} has another SHA-256 than {sha256}')
+        write_atomically(paths[name], found[name])
     return paths
 
 # %% ../../nbs/deploy/08_web.ipynb #n2dab59c
