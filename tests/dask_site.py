@@ -50,9 +50,8 @@ class Site:
     "A scheduler, two workers with nannies, and a client, each a process; `around`: a command that runs the second worker."
 
     def __init__(self, folder, out, command, pause=.02, around=()):
-        self.around = {1: around}
         with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
-        self.folder, self.out, self.address, self.processes = folder, out, f"tcp://127.0.0.1:{self.port}", {}
+        self.folder, self.out, self.address, self.processes, self.around = folder, out, f"tcp://127.0.0.1:{self.port}", {}, around
         self.command, self.env = [*PREDICT, *map(str, command), "--scheduler", self.address, "--out", str(out)], describe(folder, pause)
         self.log = open(folder/"site.txt", "ab")
 
@@ -64,7 +63,7 @@ class Site:
     def start_workers(self):
         dask = [sys.executable, "-m", "dask"]
         self.start("scheduler", *dask, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
-        for i in range(2): self.start(f"nanny {i}", *self.around.get(i, ()), *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
+        for i in range(2): self.start(f"nanny {i}", *(self.around if i else ()), *dask, "worker", self.address, "--nthreads", "1", "--no-dashboard")
 
     def repair(self):
         scheduler = self.processes.get("scheduler")

@@ -322,7 +322,8 @@ def _parse_arguments(argv):
     args.paths = [_drop_scheme(path) for path in args.paths]
     fault = _take_model(args)
     documents = [p for p in args.paths if p.lower().endswith('.json') and not os.path.isdir(p)]
-    texts = [p for p in args.paths if p.lower().endswith(('.txt', '.lst', '.csv', '.tsv')) and os.path.isfile(p)]
+    only = args.paths[0] if len(args.paths) == 1 else ''
+    is_text = only.lower().endswith(('.txt', '.lst', '.csv', '.tsv')) and os.path.isfile(only)
     suffix, args.coco = os.path.splitext(args.out or '')[1].lower(), next(iter(documents), None)
     args.stream, args.list = '-' in args.paths, args.workers is not None or args.scheduler is not None
     plain = (args.photos, args.out, args.format, args.batch, args.precision) == (None, None, None, 1, 'f32')
@@ -333,7 +334,7 @@ def _parse_arguments(argv):
               ('' in (args.model, *args.paths, args.photos, args.out), 'a path is empty'),
               (args.self_test == bool(args.paths), 'give paths, or --self-test and at most one model'),
               (fault, fault),
-              (texts and len(args.paths) == 1, f'{"".join(texts[:1])}: a list of paths is read from standard input: - < FILE'),
+              (is_text, f'{only}: a list of paths is read from standard input: - < FILE'),
               (args.self_test and not plain, '--self-test takes no other option than --threads'),
               ((args.stream or documents) and len(args.paths) > 1,
                f'{args.coco or "-"}: - and a COCO file must be the only path'),
@@ -413,8 +414,9 @@ def _list_arg(path, faults): # paths of the images that an argument of the comma
 
 def _see(paths, folder, seen, most=50): # pass paths on; note the first folders in which there is an image
     for path in paths:
-        place = os.path.dirname(whole := os.path.join(folder, path))
-        if '://' not in path and len(seen) < most and place not in seen and os.path.isfile(whole): seen.append(place)
+        if len(seen) < most and '://' not in path:
+            place = os.path.dirname(whole := os.path.join(folder, path))
+            if place not in seen and os.path.isfile(whole): seen.append(place)
         yield path
 
 def _plan_list(args, faults):
