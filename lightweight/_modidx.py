@@ -152,6 +152,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'lightweight/core/console.py'),
                                           'lightweight.core.console.open_progress': ( 'core/console.html#open_progress',
                                                                                       'lightweight/core/console.py'),
+                                          'lightweight.core.console.restore_interrupt': ( 'core/console.html#restore_interrupt',
+                                                                                          'lightweight/core/console.py'),
                                           'lightweight.core.console.run_command': ( 'core/console.html#run_command',
                                                                                     'lightweight/core/console.py'),
                                           'lightweight.core.console.suggest': ('core/console.html#suggest', 'lightweight/core/console.py'),

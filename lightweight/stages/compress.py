@@ -19,6 +19,7 @@ import lightweight.deploy.formats as formats
 from ..compression.int8 import make_int8_formats
 from ..compression.steps import Measured, apply_step, check_schedule, find_variant, is_better, name_fault
 from ..compression.steps import plot_steps, read_schedule
+from ..core.console import restore_interrupt
 from ..core.files import check_folder, claim_folder, nest_files, write_atomically
 from ..core.records import check_record_place, hash_data, hash_file, read_record, start_record, write_record
 from ..core.settings import ReadPath, Settings, SettingsError, StageStopped, WritePath, find_root
@@ -296,7 +297,8 @@ def compress(
 
 def _compress(c, schedule):
     s, root, make = c.s, c.root, start_record('compress', c.s, c.root)
-    try: results, best = _run(c, schedule)
+    try:
+        with restore_interrupt(StageStopped): results, best = _run(c, schedule)
     except (KeyboardInterrupt, OSError) as e:
         raise StageStopped(f'{explain_stop(e)}. Finished steps are in {s.out}; run the command again to resume') from e
     table, path = _tabulate(results), _compare(c, results)

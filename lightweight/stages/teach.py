@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 import lightweight.training.distillation as features
-from ..core.console import explain_error
+from ..core.console import explain_error, restore_interrupt
 from ..core.files import HEX16, check_folder, claim_folder
 from ..core.records import hash_data, hash_file, start_record, write_record
 from ..core.settings import ReadPath, Settings, StageStopped, WritePath, find_root, resolve_path, settings_main
@@ -124,8 +124,9 @@ def _open_data(s, root, teacher, say): # patches, features, and the key of the r
         photos = features.list_train_photos(root/s.crops)
         table = features.draw_patches(photos, s.n_patches, s.least_side, s.watched, s.seed)
         say(f'{s.n_patches} patches of {table.file_name.nunique()} photos, {int(table.watched.sum())} for validation')
-        path, patches = features.open_patches(table, _find_photos(s, root), root/s.patches, s.img_size, s.n_threads)
-        file, targets = features.open_features(teacher, path, patches, s.mirror)
+        with restore_interrupt():
+            path, patches = features.open_patches(table, _find_photos(s, root), root/s.patches, s.img_size, s.n_threads)
+            file, targets = features.open_features(teacher, path, patches, s.mirror)
     except FileNotFoundError: raise
     except (KeyboardInterrupt, OSError) as e:
         raise StageStopped(f'{explain_error(e)}, before training. Patches and features so far are in {s.patches}; '

@@ -24,7 +24,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.console import open_progress
+from ..core.console import open_progress, restore_interrupt
 from ..core.files import write_atomically
 from ..core.settings import Settings
 from ..data.loaders import list_categories, use_threads
@@ -235,7 +235,7 @@ def fit(learn:Learner)->pd.DataFrame: # one row per epoch: losses, metrics, lr, 
     phases = [(int(learn.fits_probe), s.lr, noop), (s.freeze_epochs, s.lr, learn.freeze),
               (s.epochs, body if s.body_lr < 1 else s.lr, learn.unfreeze)]
     threads = use_threads(s.n_threads or torch.get_num_threads())
-    with learn.no_logging(), deterministic_algorithms(s.deterministic), threads:
+    with restore_interrupt(), learn.no_logging(), deterministic_algorithms(s.deterministic), threads:
         try:
             for phase, (epochs, lr, prepare) in list(enumerate(phases))[saver.phase:]:
                 if not epochs: continue
