@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 LIBRARIES = ["torch", "torchvision", "timm", "fastai.vision.all", "fastai.distributed", "sklearn.model_selection", "scipy.stats", "matplotlib.pyplot", "pandas",
-             "pydantic", "cv2", "nbdev.test"]  # but nothing of this project
+             "pydantic", "cv2", "nbdev.test", "nbformat", "onnxscript", "torch._inductor.fx_passes.joint_graph",
+             "executorch.backends.xnnpack.partition.xnnpack_partitioner"]  # but nothing of this project
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(LIBRARIES)
 

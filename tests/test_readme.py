@@ -51,10 +51,13 @@ def checkout(tmp_path_factory):
 
 
 def shorten(line):
-    "The line as typed, with fewer epochs and smaller images where it trains."
+    "The line as typed, with fewer epochs and smaller images where it trains, fewer formats and processes where it exports and measures (all of them: test_stages)."
     if line.startswith("papermill nbs/train"): return f"{line} {' '.join(SMALL)} -p pretrained false -p network tiny -p cut null"
+    if line.startswith("papermill nbs/export"): return f"{line} -y 'formats: [onnx, openvino]'"
+    if line.startswith("papermill nbs/evaluate"): return f"{line} -p n_starts 1 -p n_rounds 5"
     if line.startswith("lightweight train"): return f"{line} --epochs 2 --img-size 32"
-    return line
+    line = re.sub(r"(lightweight export \S+)", r"\1 --formats onnx", line)
+    return re.sub(r"(lightweight evaluate \S+)", r"\1 --n-rounds 5", line)
 
 
 def test_lines_run(checkout):
