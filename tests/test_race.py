@@ -75,6 +75,24 @@ def test_killed_race_goes_on(tmp_path):
     assert record["epochs"] == 3 and len(json.loads((tmp_path/"out/results/times.json").read_text())["metrics"]["rows"]) >= 1
 
 
+def test_teacher_is_trained_for_a_student(tmp_path):
+    "The teacher is not among those that are asked for: it is trained on the folds of its student, once, and has no record."
+    plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
+    del plan["goals"]
+    recipe = plan["contestants"]["tiny"]["steps"][0]["train"] | dict(epochs=1)
+    student = dict(group="tiny", judged=[1], steps=[dict(train=recipe | dict(teacher="{tiny}"))])
+    plan["contestants"] = dict(tiny=dict(group="tiny", steps=[dict(train=recipe)]), student=student)
+    (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    done = run_race(tmp_path/"plan.yaml", tmp_path/"out", "-y", "only: [student]")
+    assert done.returncode == 0, done.stdout
+    assert [path.name for path in (tmp_path/"out/results").glob("*.json")] == ["student.json"]
+    assert sorted(path.name for path in (tmp_path/"out/runs/tiny").iterdir() if path.is_dir()) == ["fold-1-seed-0"]
+    assert not (tmp_path/"out/runs/tiny/fold-1-seed-0/test.json").exists(), "nobody asked how good the teacher is"
+    spent = [json.loads((tmp_path/f"out/runs/{name}/fold-1-seed-0/1-train.json").read_text())["cpu_seconds"] for name in ("tiny", "student")]
+    record = json.loads((tmp_path/"out/results/student.json").read_text())["metrics"]
+    assert record["cpu_minutes"] == round(spent[1]/60, 2), spent
+
+
 def test_no_opening_is_lost(tmp_path):
     "Two processes write 200 openings each at the same time."
     workers = [subprocess.Popen([sys.executable, "-c", NOTES, str(tmp_path/"crops"), name, "200"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in "ab"]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'Step', 'Experiment', 'Group', 'Contestant', 'Goals', 'Plan', 'check_known', 'read_plan',
-           'read_crop_settings', 'Run', 'list_runs', 'find_result', 'make_stores', 'read_note', 'Meter', 'make_run']
+           'read_crop_settings', 'Run', 'list_runs', 'find_result', 'find_sources', 'make_stores', 'read_note', 'Meter',
+           'make_run']
 
 # %% ../../nbs/experiments/01_runner.ipynb #n025
 import json, os, re
@@ -12,6 +13,7 @@ from collections import namedtuple
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt
@@ -205,10 +207,23 @@ def find_result(run:Run)->str: # of a contestant with steps → folder, relative
     record = run.experiment.root/folder/'record.json'
     return read_record(record)['metrics'].get('best', folder) if record.is_file() else folder
 
-def _find_places(run): # brace → replacement; the first seed represents an earlier contestant without this seed
+def _find_others(run): # contestant → its run on the same fold; the first seed represents one without this seed
     same = [r for r in list_runs(run.experiment) if r.fold == run.fold and r.contestant.steps]
-    found = {r.name: r for r in reversed(same)} | {r.name: r for r in same if r.seed == run.seed}
-    return dict(run=run.folder, fold=run.fold, seed=run.seed) | {name: find_result(r) for name, r in found.items()}
+    return {r.name: r for r in reversed(same)} | {r.name: r for r in same if r.seed == run.seed}
+
+def _find_places(run): # brace → replacement
+    results = {name: find_result(r) for name, r in _find_others(run).items()}
+    return dict(run=run.folder, fold=run.fold, seed=run.seed) | results
+
+def _list_braces(value): # names in braces in the settings of a step
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, list): return {name for v in value for name in _list_braces(v)}
+    return {name for _, name, *_ in Formatter().parse(value) if name} if isinstance(value, str) else set()
+
+def find_sources(run:Run)->list[Run]: # runs of other contestants that its steps refer to
+    "Find the runs that a run starts from or learns from."
+    named, others = _list_braces([step.values for step in run.contestant.steps]), _find_others(run)
+    return [r for name, r in others.items() if name in named]
 
 # %% ../../nbs/experiments/01_runner.ipynb #n031
 def make_stores(e:Experiment)->Experiment: # the same, with the test folds in its plan
@@ -305,7 +320,9 @@ def _fit_epochs(run, values, spent): # determine the epochs of a contestant, onc
                      f'the fixed cost is {once:.1f} s, an epoch costs {epoch:.1f} s')
 
 def make_run(run:Run)->float: # to be executed → CPU seconds of its steps
-    "Execute the steps of a run that are not done."
+    "Execute the steps of a run that are not done, and first those of the runs that it refers to."
+    for source in find_sources(run):
+        with hold_lock(source.path): make_run(source)
     places, spent = _find_places(run), 0.0
     for i, step in enumerate(run.contestant.steps, 1):
         values = _fill(step.values, places, run.name)
