@@ -49,22 +49,27 @@ def run_race(plan, out, *more):
     return run(Path(sys.executable).parent/"papermill", RACE, out.with_suffix(".ipynb"), "-y", given, "--log-output", "--no-progress-bar", *more)
 
 
+def write_plan(folder, **contestants):
+    "The plan of the sample with other contestants: name → settings of its training that differ from those of tiny."
+    plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
+    del plan["goals"]
+    recipe = plan["contestants"]["tiny"]["steps"][0]["train"]
+    plan["contestants"] = {name: dict(group="tiny", steps=[dict(train=recipe | changed)]) for name, changed in contestants.items()}
+    (folder/"plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    return folder/"plan.yaml"
+
+
 def list_files(folder): return {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file() and f.suffix != ".lock"}
 
 
 def test_killed_race_goes_on(tmp_path):
-    plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
-    del plan["goals"]
-    recipe = plan["contestants"]["tiny"]["steps"][0]["train"] | dict(epochs=3)
-    plan["contestants"] = dict(tiny=dict(group="tiny", steps=[dict(train=recipe)]))
-    (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan))
-    runs = tmp_path/"out/runs/tiny"
-    given = dict(plan=str(tmp_path/"plan.yaml"), out=str(tmp_path/"out"), n_rounds=5)
+    plan, runs = write_plan(tmp_path, tiny=dict(epochs=3)), tmp_path/"out/runs/tiny"
+    given = dict(plan=str(plan), out=str(tmp_path/"out"), n_rounds=5)
     killed, note = run(sys.executable, "-c", KILLED, RACE, json.dumps(given)), runs/"fold-1-seed-0/1-train.json"
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     first, spent = list_files(runs/"fold-0-seed-0"), json.loads(note.read_text())
     assert not spent["done"] and spent["cpu_seconds"] > 0
-    again = run_race(tmp_path/"plan.yaml", tmp_path/"out")
+    again = run_race(plan, tmp_path/"out")
     assert again.returncode == 0, again.stdout
     assert all(re.search(rf"tiny +fold {fold}  seed \d+  macro-F1 0\.\d+", again.stdout) for fold in (0, 1)), "each run is told when it has ended"
     assert list_files(runs/"fold-0-seed-0") == first, "the first fold was touched again"
@@ -77,13 +82,9 @@ def test_killed_race_goes_on(tmp_path):
 
 def test_teacher_is_trained_for_a_student(tmp_path):
     "The teacher is not among those that are asked for: it is trained on the folds of its student, once, and has no record."
-    plan = yaml.safe_load((ROOT/"configs/race/plan-sample.yaml").read_text())
-    del plan["goals"]
-    recipe = plan["contestants"]["tiny"]["steps"][0]["train"] | dict(epochs=1)
-    student = dict(group="tiny", judged=[1], steps=[dict(train=recipe | dict(teacher="{tiny}"))])
-    plan["contestants"] = dict(tiny=dict(group="tiny", steps=[dict(train=recipe)]), student=student)
-    (tmp_path/"plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    done = run_race(tmp_path/"plan.yaml", tmp_path/"out", "-y", "only: [student]")
+    plan = write_plan(tmp_path, tiny=dict(epochs=1), student=dict(epochs=1, teacher="{tiny}"))
+    plan.write_text(plan.read_text().replace("  student:\n", "  student:\n    judged: [1]\n"))
+    done = run_race(plan, tmp_path/"out", "-y", "only: [student]")
     assert done.returncode == 0, done.stdout
     assert [path.name for path in (tmp_path/"out/results").glob("*.json")] == ["student.json"]
     assert sorted(path.name for path in (tmp_path/"out/runs/tiny").iterdir() if path.is_dir()) == ["fold-1-seed-0"]

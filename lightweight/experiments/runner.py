@@ -207,23 +207,21 @@ def find_result(run:Run)->str: # of a contestant with steps → folder, relative
     record = run.experiment.root/folder/'record.json'
     return read_record(record)['metrics'].get('best', folder) if record.is_file() else folder
 
-def _find_others(run): # contestant → its run on the same fold; the first seed represents one without this seed
-    same = [r for r in list_runs(run.experiment) if r.fold == run.fold and r.contestant.steps]
-    return {r.name: r for r in reversed(same)} | {r.name: r for r in same if r.seed == run.seed}
-
-def _find_places(run): # brace → replacement
-    results = {name: find_result(r) for name, r in _find_others(run).items()}
-    return dict(run=run.folder, fold=run.fold, seed=run.seed) | results
-
 def _list_braces(value): # names in braces in the settings of a step
     if isinstance(value, dict): value = list(value.values())
     if isinstance(value, list): return {name for v in value for name in _list_braces(v)}
     return {name for _, name, *_ in Formatter().parse(value) if name} if isinstance(value, str) else set()
 
-def find_sources(run:Run)->list[Run]: # runs of other contestants that its steps refer to
+def find_sources(run:Run)->list[Run]: # of other contestants, on the same fold; of one without this seed, the first seed
     "Find the runs that a run starts from or learns from."
-    named, others = _list_braces([step.values for step in run.contestant.steps]), _find_others(run)
-    return [r for name, r in others.items() if name in named]
+    named = _list_braces([step.values for step in run.contestant.steps])
+    same = [r for r in list_runs(run.experiment) if r.fold == run.fold and r.name in named]
+    found = {r.name: r for r in reversed(same)} | {r.name: r for r in same if r.seed == run.seed}
+    return list(found.values())
+
+def _find_places(run): # brace → replacement
+    results = {r.name: find_result(r) for r in find_sources(run)}
+    return dict(run=run.folder, fold=run.fold, seed=run.seed) | results
 
 # %% ../../nbs/experiments/01_runner.ipynb #n031
 def make_stores(e:Experiment)->Experiment: # the same, with the test folds in its plan
