@@ -5,6 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from forked import run_script
+from test_house import BIN, ROOT
 from xdist.scheduler import LoadScopeScheduling
 
 # Notebooks run side by side, so each gets one thread: quicker together, and repeatable.
@@ -22,7 +25,33 @@ LONG = ["training/05_learner", "deploy/02_formats", "compression/02_int8", "sear
 
 PATIENCE_MS = 600_000  # a browser on a busy machine; what is waited for is the event
 
-SAMPLE = {"test_compress", "test_stages", "test_sweep", "test_tune"}  # they fill outputs/sample, and a run's folder is held by one process
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    "A folder of this run of the tests, common to its workers."
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def make_once(folder, *words):
+    "Have a command write a folder, unless another worker did so."
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            code, said = run_script(BIN/"lightweight", *words, "--out", folder, folder=ROOT)
+            assert code == 0, said
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_crops(shared):
+    "The sample's crops, for tests that only read them."
+    return make_once(shared/"crops", "crop")
+
+
+@pytest.fixture(scope="session")
+def sample_run(shared, sample_crops):
+    "A training with the default settings, for tests that only read it."
+    return make_once(shared/"train", "train", "--crops", sample_crops, "--preset", "none")
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +104,7 @@ class OneWorkerAFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file = Path(nodeid.split("::")[0]).stem
-        return nodeid if file == "test_notebooks" else "sample" if file in SAMPLE else file
+        return nodeid if file == "test_notebooks" else file
 
 
 def pytest_xdist_make_scheduler(config, log): return OneWorkerAFile(config, log)

@@ -1,11 +1,15 @@
-"Thresholds with promised purity: what would break a promise without anybody noticing."
+"Thresholds with promised purity: what would break a promise without anybody noticing, and how a report compares promises with the test crops."
 import json
+import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import run_script
 from mapie.risk_control import BinaryClassificationController
 from scipy import special, stats
+from test_house import BIN, ROOT
 
 from lightweight.core.files import MARKER
 from lightweight.deploy.formats import CALIBRATION, TABLE, clear_stale
@@ -72,3 +76,37 @@ def test_other_runtimes_make_the_same_decisions():
     limit = find_limit(strangeness)
     assert (strangeness > limit).sum() == 20
     assert ((strangeness + rng.uniform(-2e-6, 2e-6, 2000) > limit) == (strangeness > limit)).all()
+
+
+def run_command(*words): return run_script(BIN/"lightweight", *words, folder=ROOT)
+
+
+def test_evaluate_compares_promises_with_the_test_crops(sample_run, tmp_path):
+    "A calibrated run is judged at its thresholds, another one says how to choose them, and thresholds of another checkpoint are refused."
+    run, out = tmp_path/"train", tmp_path/"evaluate"
+    shutil.copytree(sample_run, run)
+    assert run_command("export", run, "--formats", "[onnx]")[0] == 0
+    assert run_command("calibrate", run, "--purity", "0.6", "--confidence", "0.8")[0] == 0
+    path = run/"export/calibration.json"
+    found = json.loads(path.read_text())
+    thresholds = found["metrics"]["thresholds"]
+    never, given = list(thresholds)[0], {name for name, threshold in thresholds.items() if threshold is not None}
+    changed = found["metrics"] | dict(thresholds=thresholds | {never: 1.})          # the files hold other ones
+    path.write_text(json.dumps(found | dict(metrics=changed)))
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 2 and "its thresholds are not those of calibration.json; run lightweight calibrate again" in said, said
+    path.write_text(json.dumps(found))
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 0 and re.search("^promise    A purity of 0.6 is promised with confidence 0.8 for", said, re.M), said
+    sorting = json.loads((out/"record.json").read_text())["metrics"]["sorting"]
+    assert {row["class"] for row in sorting["per_class"] if row["verdict"] != "no promise"} == given
+    assert "### Sorting" in (out/"README.md").read_text() and "Test crops at the calibrated thresholds" in (out/"report.html").read_text()
+    path.unlink()
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 0 and "promise    Not calibrated: `lightweight calibrate RUN`" in said and "confidence AUGRC" in said, said
+    assert "Not calibrated" in (out/"report.html").read_text() and run_command("summary", out/"record.json") == (0, said[said.index("promise "):said.index("report  ")])
+    ledger = sample_run.with_name("crops-openings.csv").read_text()
+    path.write_text(json.dumps(found | dict(hashes=found["hashes"] | dict(checkpoint="0"*64))))
+    code, said = run_command("evaluate", run, "--out", out, "--n-rounds", "5")
+    assert code == 2 and "calibration.json: it belongs to another checkpoint; run lightweight calibrate" in said, said
+    assert sample_run.with_name("crops-openings.csv").read_text() == ledger

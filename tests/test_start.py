@@ -3,7 +3,6 @@ import pytest
 import torch
 from test_house import ROOT
 
-from lightweight.stages.crop import CropSettings, crop
 from lightweight.compression.pruning import prune_blocks, prune_network
 from lightweight.core.records import hash_file
 from lightweight.deploy.runtime import find_bundled, open_model
@@ -17,11 +16,14 @@ from lightweight.models.surgery import list_widths
 QUICK = dict(img_size=32, epochs=1, precision="fp32", channels_last=False, n_threads=1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def train_on_sample(sample_crops): QUICK["crops"] = str(sample_crops)
+
+
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
     "The checkpoint of a short run with half of its channels and one block less."
     folder = tmp_path_factory.mktemp("start")
-    crop(CropSettings(), ROOT)
     train(TrainSettings(network="timm:tf_efficientnet_lite0", cut=3, out=str(folder/"whole"), **QUICK), ROOT, say=lambda line: None)
     network, info = load_checkpoint(folder/"whole/model.safetensors")
     return save_checkpoint(folder/"pruned/model.safetensors", prune_network(prune_blocks(network, [3]), 0.5), info)
@@ -54,8 +56,8 @@ def test_a_preset_leaves_the_network_to_the_start(pruned, tmp_path):
 
 
 def test_a_start_that_cannot_be(pruned, tmp_path):
-    with pytest.raises(ValueError, match="start .* lies in it"): train(TrainSettings(start=str(pruned), out=str(pruned.parent)), ROOT)
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"): train(TrainSettings(start=str(tmp_path/"none.safetensors"), out=str(tmp_path/"run")), ROOT)
+    with pytest.raises(ValueError, match="start .* lies in it"): train(TrainSettings(start=str(pruned), out=str(pruned.parent), **QUICK), ROOT)
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"): train(TrainSettings(start=str(tmp_path/"none.safetensors"), out=str(tmp_path/"run"), **QUICK), ROOT)
     network, info = load_checkpoint(pruned)
     other = save_checkpoint(tmp_path/"other.safetensors", network, info | dict(classes=list("abcdef"), split="another"))
     with pytest.raises(ValueError, match="was trained on the classes a, b, c, d, e, f; the crops have"):

@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 from joblib import cpu_count
-from test_house import BIN, ROOT
+from test_house import ROOT
 
 SWEEP = [sys.executable, "-c", "from lightweight.experiments.sweep import main; main()"]  # what the console script does
 GATED = ["n = 0\nout = 'outputs/gated'", """
@@ -54,11 +54,10 @@ def wait_until(moment, seconds=900):
 def begun(root): return {p.name: p.read_text() for p in root.glob("begun-*")}
 
 
-def test_sweep_of_trainings(tmp_path):
+def test_sweep_of_trainings(sample_crops, tmp_path):
     "Two trainings at once, one with a value that only the stage can refuse; corrected, and called again, only that one runs."
-    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT, check=True)
     config, out = tmp_path/"sweep.yaml", tmp_path/"out"
-    text = (f"{{out: {out}, columns: [valid.macro_f1], base: {{network: 'timm:lcnet_035', img_size: 32, epochs: 1}}, "
+    text = (f"{{out: {out}, columns: [valid.macro_f1], base: {{crops: {sample_crops}, preset: none, network: 'timm:lcnet_035', img_size: 32, epochs: 1}}, "
             "runs: {good: {seed: 1}, bad: {lr: LR}}}")
     config.write_text(text.replace("LR", "-1"))
     first = start(ROOT, "nbs/train.ipynb", "-f", str(config), "--workers", "2", OMP_NUM_THREADS="1")

@@ -142,22 +142,21 @@ def test_a_plan_that_always_fails_stops_no_worker(tmp_path):
 
 # ---- real trials ------------------------------------------------------------------------------------------------------------
 
-def start(out, **options):
-    base = dict(study="test", out=out, crops="outputs/sample/crops", space="tight", img_sizes="[32]", n_trials=4, n_long=0, variant="torchscript",
-                baseline="tiny", baseline_size=64)
-    words = [w for k, v in (base | options).items() for w in (f"--{k}", v)]
-    return Script(BIN/"lightweight", "tune", *words, folder=ROOT)
+@pytest.fixture
+def start(sample_crops):
+    "Begins a search on the sample's crops."
+    def begin(out, **options):
+        base = dict(study="test", out=out, crops=sample_crops, space="tight", img_sizes="[32]", n_trials=4, n_long=0, variant="torchscript",
+                    baseline="tiny", baseline_size=64)
+        words = [w for k, v in (base | options).items() for w in (f"--{k}", v)]
+        return Script(BIN/"lightweight", "tune", *words, folder=ROOT)
+    return begin
 
 
 def finish(*workers):
     said = [w.communicate(timeout=1800)[0] for w in workers]
     assert all(w.returncode == 0 for w in workers), said
     return said
-
-
-@pytest.fixture(scope="module", autouse=True)
-def crops():
-    if not (ROOT/"outputs/sample/crops/crops.json").exists(): subprocess.run([BIN/"lightweight", "crop"], cwd=ROOT, check=True)
 
 
 def watch_trials(where, out, study="test"):
@@ -178,7 +177,7 @@ def read_history(out, plan):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_killed_worker_loses_nothing(postgres, tmp_path):
+def test_killed_worker_loses_nothing(postgres, start, tmp_path):
     "A worker is killed in the middle of a trial; another notices, resumes the training from its checkpoint, and finishes the list."
     where, out, epochs = name_storage(postgres), tmp_path/"tune", 12
     options = dict(storage=where, epochs=epochs, pruner="none")
@@ -216,7 +215,7 @@ def test_killed_worker_loses_nothing(postgres, tmp_path):
     assert done.returncode == 0 and (out/"chosen/train/model.safetensors").exists(), done.stderr
 
 
-def test_poor_trials_are_stopped_early(tmp_path):
+def test_poor_trials_are_stopped_early(start, tmp_path):
     out = tmp_path/"tune"
     finish(start(out, n_trials=8, epochs=4, sampler="random"))
     trials = watch_trials("journal", out)()
@@ -231,7 +230,7 @@ def test_poor_trials_are_stopped_early(tmp_path):
     assert other.returncode == 2 and "was begun with epochs = 4, now 5" in said, said
 
 
-def test_what_is_over_budget_is_never_trained(tmp_path):
+def test_what_is_over_budget_is_never_trained(start, tmp_path):
     out = tmp_path/"tune"
     finish(start(out, space="published", objective="pareto", sampler="nsga2", population=4, n_trials=8, max_parameters=300_000, n_long=2, long_epochs=2))
     trials, record = watch_trials("journal", out)(), json.loads((out/"record.json").read_text())["metrics"]
@@ -244,18 +243,18 @@ def test_what_is_over_budget_is_never_trained(tmp_path):
     assert {f.name for f in out.glob("crops/*")} >= {"crops.json", "manifest.csv"} and ",test," not in (out/"crops/manifest.csv").read_text()
 
 
-def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
+def test_what_is_wrong_is_said_before_anything_is_written(start, sample_crops, tmp_path):
     "Foreign files, folders that are read, and addresses of storages; no password is repeated."
     from lightweight.stages.tune import TuneSettings, tune
-    notes, crops = tmp_path/"mine/trials/0000/notes.txt", ROOT/"outputs/sample/crops"
+    notes = tmp_path/"mine/trials/0000/notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
     secret = "postgresql://ann:hunter2@localhost:1/waste?sslpassword=hunter2"
-    cases = [(dict(out=tmp_path/"mine"), "trials/0000/notes.txt is there, which tune did not make"), (dict(out=crops/"tune"), "this lies in crops"),
+    cases = [(dict(out=tmp_path/"mine"), "trials/0000/notes.txt is there, which tune did not make"), (dict(out=sample_crops/"tune"), "this lies in crops"),
              (dict(record=notes), "record = "), (dict(storage=f"sqlite:///{notes}"), "storage = "), (dict(storage="redis://ann:hunter2@h"), "storage: unknown kind"),
              (dict(storage="postgresql://ann:x@hunter2@h/waste"), "storage: this postgresql address cannot be read"),
              (dict(storage=secret), "storage = postgresql://ann:***@localhost:1/waste: cannot be opened")]
-    base = dict(variant="torchscript", baseline="tiny", baseline_size=64, out=str(tmp_path/"new"))
+    base = dict(crops=str(sample_crops), variant="torchscript", baseline="tiny", baseline_size=64, out=str(tmp_path/"new"))
     for options, expected in cases:
         options = {k: str(v) for k, v in options.items()}
         with pytest.raises((ValueError, OSError)) as refused: tune(TuneSettings.check(base | options), ROOT)
@@ -265,13 +264,13 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
     worker = start(tmp_path/"new", storage=secret)
     said = worker.communicate(timeout=1200)[0]
     assert worker.returncode == 2 and expected in said and "hunter2" not in said and "Traceback" not in said, said
-    assert notes.read_text() == "mine" and [p for p in (tmp_path/"mine").rglob("*") if p.is_file()] == [notes] and not (crops/"tune").exists()
+    assert notes.read_text() == "mine" and [p for p in (tmp_path/"mine").rglob("*") if p.is_file()] == [notes] and not (sample_crops/"tune").exists()
 
 
-def test_if_every_trial_fails_the_stage_fails(tmp_path):
+def test_if_every_trial_fails_the_stage_fails(sample_crops, tmp_path):
     "What is trained from is no network: each trial has the reason, and the command ends with a sentence."
     out, code = tmp_path/"tune", "import lightweight.stages.tune as tune; tune._train_trial = None; tune.main()"
-    base = dict(study="test", out=out, space="tight", img_sizes="[32]", n_trials=2, variant="torchscript", baseline="tiny", baseline_size=64, attempts=2)
+    base = dict(study="test", out=out, crops=sample_crops, space="tight", img_sizes="[32]", n_trials=2, variant="torchscript", baseline="tiny", baseline_size=64, attempts=2)
     worker = subprocess.run([sys.executable, "-c", code, *(w for k, v in base.items() for w in (f"--{k}", str(v)))], cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert worker.returncode == 2 and "2 of 2 plans were given up (0, 1); the last reason: TypeError" in worker.stderr and "Traceback" not in worker.stderr, worker.stderr
     assert worker.stdout.count("failed: TypeError") == 4 and (out/"trials.csv").read_text().count("TypeError: ") == 4
