@@ -23,7 +23,7 @@ from lightweight.core.shards import UnfitWorker, plan_shards, read_shards, remov
 
 N, SHARD = 300, 5
 WORK = '''
-import os, resource, time
+import os, resource, signal, time
 def take(path): # whether this process was the first one here
     try:
         with open(path, "x") as f: f.write(str(os.getpid()))
@@ -35,6 +35,9 @@ def open_work(folder, unfit=()):
     if "all" in unfit: raise FileNotFoundError(2, "No such file or directory", "model.onnx")
     def work(items):
         if "fault" in items: raise ValueError("no number")
+        if "stop" in items:
+            try: signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt: raise ValueError("what a library makes of it") from None
         if "crash" in items: os.kill(os.getpid(), 11); time.sleep(60)    # the signal may reach another thread first
         return [dict(item=item, text="long enough for a full disk") for item in items], []
     return work
@@ -206,6 +209,13 @@ def test_ended_by_a_batch_system(place, tmp_path):
     assert "ended by SIGTERM" in process.communicate()[1] and process.returncode == 130 and os.listdir(tmp_path/"out/attempts") == []
     assert predict(place, *options, photos=photos).returncode == 1 and predict(place, "--out", tmp_path/"table.csv", photos=photos).returncode == 1
     assert (tmp_path/"out/predictions.csv").read_bytes() == (tmp_path/"table.csv").read_bytes()
+
+
+def test_a_library_that_hides_the_end(workers_find, tmp_path):
+    "SIGTERM counts no attempt either if the work makes an error of its own of it."
+    plan = plan_shards(tmp_path, ["stop"], 1, "cluster_work:open_work", dict(folder=str(tmp_path)), {})
+    with pytest.raises(KeyboardInterrupt, match="ended by SIGTERM"): run_shards(plan)
+    assert not [*(tmp_path/"attempts").iterdir()]
 
 
 def test_another_list_before_the_first_shard(place, tmp_path):

@@ -49,16 +49,22 @@ def restore_interrupt(
     *passed:type[Exception], # exceptions that are left as they are
 ):
     "Raise `KeyboardInterrupt` in place of the exception that a library has made of it."
-    before, pressed = signal.getsignal(signal.SIGINT), []
-    if threading.current_thread() is not threading.main_thread() or not callable(before): yield; return
-    def note(number, frame): pressed.append(number); before(number, frame)
-    signal.signal(signal.SIGINT, note)
+    before, raised = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}, []
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    def handle(number, frame):
+        try: before[number](number, frame)
+        except KeyboardInterrupt as interrupt:
+            raised.append(interrupt)
+            raise
+    for number in before: signal.signal(number, handle)
     try: yield
     except passed: raise
     except Exception as error:
-        if pressed: raise KeyboardInterrupt from error
+        if raised: raise raised[0] from error
         raise
-    finally: signal.signal(signal.SIGINT, before)
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
 
 def run_command(
     prog:str, # name of the command, for messages

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import islice
 
 from .. import __version__
-from .console import explain_error, open_progress
+from .console import explain_error, open_progress, restore_interrupt
 from .files import Store
 
 # %% ../../nbs/core/06_shards.ipynb #nbb2534e
@@ -97,7 +97,7 @@ def _check_key(store, plan): # a worker whose main process was killed may still 
 
 def _work_on(store, work, items, note): # rows, skipped items, and why it failed or ''
     try:
-        rows, skipped = work(items)
+        with restore_interrupt(UnfitWorker): rows, skipped = work(items)
         if (n := len(rows) + len(skipped)) == len(items): return rows, skipped, ''
         raise RuntimeError(f'{n} results of {len(items)} items')
     except UnfitWorker: raise
