@@ -47,14 +47,23 @@ def bare(tmp_path_factory):
         copy = shutil.copytree if (ROOT/name).is_dir() else shutil.copy
         source.mkdir(exist_ok=True)
         copy(ROOT/name, source/name)
-    start = time.perf_counter()
     venv.create(folder/"venv", with_pip=True)
     bin = folder/"venv"/("Scripts" if os.name == "nt" else "bin")
-    done = subprocess.run([bin/"python", "-m", "pip", "install", "--quiet", f"{source}[predict]"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    print(f"\nenvironment without PyTorch: {time.perf_counter() - start:.0f} s")
+    install(bin, f"{source}[predict]")
     yield bin
-    shutil.rmtree(folder)                            # some 400 MB
+    shutil.rmtree(folder)                            # some 200 MB, with the faster runtime 500
+
+
+def install(bin, package):
+    done = subprocess.run([bin/"python", "-m", "pip", "install", "--quiet", package], cwd=bin, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="session")
+def fast(bare):
+    "The same environment with OpenVINO and OpenCV; tests that use it come last."
+    install(bare, f"{bare.parents[1]/'checkout'}[fast]")
+    return bare
 
 
 def predict(bare, *options, **kwargs):
@@ -71,42 +80,47 @@ def model_of(made, name="model.onnx"): return made/"run/export"/name
 def test_no_torch_there(bare):
     listed = json.loads(subprocess.run([bare/"python", "-m", "pip", "list", "--format", "json"], capture_output=True, text=True).stdout)
     names = {p["name"].lower() for p in listed}
-    assert {"lightweight", "onnxruntime", "openvino"} <= names and not names & {"torch", "pandas", "fastai", "timm", "matplotlib"}
+    assert {"lightweight", "onnxruntime"} <= names and not names & {"torch", "pandas", "fastai", "timm", "matplotlib", "openvino", "opencv-python-headless"}
     for module in ("torch", "pandas"):
         done = subprocess.run([bare/"python", "-c", f"import {module}"], capture_output=True, text=True)
         assert done.returncode == 1 and "ModuleNotFoundError" in done.stderr
 
 
-@pytest.mark.parametrize("name, options", [("model.onnx", []), ("model.onnx", ["--batch", 7, "--threads", 2]), ("model.xml", []), ("model.xml", ["--precision", "bf16"])])
-def test_crops_get_the_answers_of_here(made, bare, name, options):
-    "Every valid crop, in the order of the names, with the same probabilities to the fourth decimal place."
+def test_the_environment_is_small(bare):
+    n_bytes = sum(f.stat().st_blocks*512 for f in bare.parent.rglob("*") if f.is_file() and not f.is_symlink())
+    assert n_bytes < 250e6, f"{n_bytes/1e6:.0f} MB"
+
+
+def check_answers(made, bin, name, *options):
+    "Every valid crop, in the order of the names, with the same probabilities to the third decimal place."
     crops = made/"crops/valid"
-    done = predict(bare, model_of(made, name), crops, *options)
+    done = predict(bin, model_of(made, name), crops, *options)
     assert done.returncode == 0, done.stderr
     rows, here = read_table(done.stdout), Predictor(model_of(made, name), precision="bf16" if "bf16" in options else "f32")
     assert [r["path"] for r in rows] == list_folder(crops).images and len(rows) == len(read_manifest(made/"crops", "valid"))
     for row in rows:
         answer = here(row["path"])
-        assert [float(row[f"p_{c}"]) for c in here.classes] == pytest.approx(list(answer.probabilities.values()), abs=1e-2 if here.model.precision == "bf16" else 1e-4)
+        assert [float(row[f"p_{c}"]) for c in here.classes] == pytest.approx(list(answer.probabilities.values()), abs=1e-2 if here.model.precision == "bf16" else 1e-3)
         ahead = sorted(answer.probabilities.values())[-1] - sorted(answer.probabilities.values())[-2]
         assert row["label"] == answer.label or ahead < 1e-2
     assert len({r["label"] for r in rows}) > 1, "a network that always says the same shows nothing"
+
+
+@pytest.mark.parametrize("options", [[], ["--batch", 7, "--threads", 2]])
+def test_crops_get_the_answers_of_here(made, bare, options): check_answers(made, bare, "model.onnx", *options)
 
 
 PHOTOS = ROOT.parent/"shared/data/taco_fullsize/batch_1"
 
 
 def test_the_model_of_the_package(made, bare):
-    "Without a model that of the package answers: it is in the wheel, agrees with its checkpoint in every runtime, and answers for real photos where there are some."
-    tested = predict(bare, "--self-test")
-    assert tested.returncode == 0 and {"waste.onnx", "waste.xml"} == {Path(line.split("  ")[0]).name for line in tested.stdout.splitlines()}, tested.stdout
+    "Without a model that of the package answers: it is in the wheel, and answers for real photos where there are some."
     photos = list_folder(PHOTOS if PHOTOS.exists() else made/"crops/valid").images[:10]
-    done, named = predict(bare, *photos), predict(bare, find_bundled().with_suffix(".onnx"), *photos)
-    assert done.returncode == 0 and done.stderr.startswith("lightweight predict: no model given; waste.xml of the package: Metal, ") and named.stderr == ""
-    rows, others = read_table(done.stdout), read_table(named.stdout)
+    done, here = predict(bare, *photos), Predictor(find_bundled())
+    assert done.returncode == 0 and done.stderr.startswith("lightweight predict: no model given; waste.onnx of the package: Metal, ")
+    rows = read_table(done.stdout)
     assert [row["path"] for row in rows] == photos and all(row["label"] in find_classes(row) for row in rows)
-    for row, other in zip(rows, others, strict=True):
-        assert [float(row[c]) for c in row if c.startswith("p_")] == pytest.approx([float(other[c]) for c in row if c.startswith("p_")], abs=1e-3)
+    for row in rows: assert [float(row[f"p_{c}"]) for c in here.classes] == pytest.approx(list(here(row["path"]).probabilities.values()), abs=2e-3)
 
 
 def find_classes(row): return {name.removeprefix("p_") for name in row if name.startswith("p_")}
@@ -238,9 +252,19 @@ def seconds(*command):
 
 def test_first_answer_costs_little_more_than_the_imports(made, bare):
     "From the start of a process to its first answer, beside the start of one that imports the libraries and does nothing."
-    image, libraries = list_folder(made/"crops/valid").images[0], "import cv2, numpy, onnxruntime, PIL.Image"
+    image, libraries = list_folder(made/"crops/valid").images[0], "import numpy, onnxruntime, PIL.Image"
     answer = f"from lightweight.deploy.runtime import Predictor; print(Predictor({str(model_of(made))!r})({image!r}).label)"
     times = [[seconds(bare/"python", "-c", code) for code in (libraries, answer)] for _ in range(5)]        # in turns
     imports, first = (min(column) for column in zip(*times))
     print(f"\nfirst answer after {first:.2f} s, imports alone {imports:.2f} s")
     assert first < 3*imports                                  # twice as long on a quiet machine
+
+
+@pytest.mark.parametrize("name, options", [("model.onnx", []), ("model.xml", []), ("model.xml", ["--precision", "bf16"])])
+def test_faster_runtime_gives_the_answers_of_here(made, fast, name, options): check_answers(made, fast, name, *options)
+
+
+def test_the_model_of_the_package_agrees_in_every_runtime(made, fast):
+    tested, used = predict(fast, "--self-test"), predict(fast, made/"crops/valid")
+    assert tested.returncode == 0 and {"waste.onnx", "waste.xml"} == {Path(line.split("  ")[0]).name for line in tested.stdout.splitlines()}, tested.stdout
+    assert used.returncode == 0 and "no model given; waste.xml of the package: " in used.stderr

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import cv2, numpy as np
+import numpy as np
 
 from ..core.console import decode_text, suggest
 from .image import MAX_PIXELS, Fit, leaves_root, read_box, resolve_name, clamp_box
@@ -81,8 +81,9 @@ def _enclose_runs(mask):
     (height, width), counts = map(int, mask['size']), _read_counts(mask['counts'])
     if sum(counts) != height*width or height*width > MAX_PIXELS: return None
     columns = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height)
-    top, left, h, w = cv2.boundingRect(columns.view(np.uint8))
-    return read_box((left, top, w, h)) if w else None
+    if not columns.any(): return None
+    x, y = (np.flatnonzero(columns.any(axis)).tolist() for axis in (1, 0))
+    return read_box((x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1))
 
 def enclose(segmentation:Any)->tuple|None: # left, top, width, height; None if empty or invalid
     "The bounding box of a segmentation."

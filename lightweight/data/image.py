@@ -14,8 +14,11 @@ from io import BytesIO
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
-import cv2, numpy as np
+import numpy as np
 from PIL import Image, features
+
+try: import cv2
+except ImportError: cv2 = None
 
 # %% ../../nbs/data/01_image.ipynb #c050
 def leaves_root(name:str)->bool:
@@ -136,17 +139,51 @@ def open_photo(path:str|Path)->Image.Image: # RGB, upright
     "Open a photo upright and as RGB."
     with open_image(path) as photo: return to_upright(photo)
 
-# %% ../../nbs/data/01_image.ipynb #c011
-_drafts = {1: 0, **{n: getattr(cv2, f'IMREAD_REDUCED_GRAYSCALE_{n}') for n in (2, 4, 8)}} # reduction → OpenCV's flag
+# %% ../../nbs/data/01_image.ipynb #b19e4b4d
+def _weigh_areas(n, m): # (m, n): shares of n pixels in the mean of each of m
+    ends, starts = np.linspace(0, n, m + 1), np.arange(n)
+    inside = np.minimum(ends[1:, None], starts + 1) - np.maximum(ends[:-1, None], starts)
+    return (inside.clip(0)*m/n).astype(np.float32)
 
+def _average(pixels, width, height): # as OpenCV's INTER_AREA; rows first, in blocks to limit memory
+    rows, columns = (_weigh_areas(n, m) for n, m in zip(pixels.shape, (height, width)))
+    blocks = (slice(top, top + 256) for top in range(0, len(pixels), 256))
+    means = columns @ sum(np.tensordot(rows[:, block], pixels[block].astype(np.float32), 1) for block in blocks)
+    halved = pixels.shape[:2] == (2*height, 2*width)
+    return (np.floor(means + .5) if halved else np.rint(means)).astype(np.uint8)
+
+def _find_neighbours(n, m): # for each of m pixels: two neighbours of n, and the share of the second, in 2048ths
+    places = ((np.arange(m) + .5)*n/m - .5).clip(0, n - 1).astype(np.float32)
+    first = places.astype(int)
+    return first, np.minimum(first + 1, n - 1), np.rint((places - first)*2048).astype(int)
+
+def _interpolate(pixels, width, height): # as OpenCV's INTER_LINEAR
+    left, right, share = _find_neighbours(pixels.shape[1], width)
+    wide = pixels[:, left]*(2048 - share[:, None]) + pixels[:, right]*share[:, None] >> 4
+    above, below, share = _find_neighbours(len(pixels), height)
+    share = share[:, None, None]
+    return ((wide[above]*(2048 - share) >> 16) + (wide[below]*share >> 16) + 2 >> 2).astype(np.uint8)
+
+def _shrink(pixels, width, height):
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if cv2 else _average(pixels, width, height)
+
+def _grow(pixels, width, height):
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR) if cv2 else _interpolate(pixels, width, height)
+
+# %% ../../nbs/data/01_image.ipynb #c011
 def _pick_draft(width:int, height:int, least:int)->int: # largest reduction that leaves `least` pixels; 0: none
-    return max((n for n in _drafts if n*least <= min(width, height)), default=1) if least else 1
+    return max((n for n in (1, 2, 4, 8) if n*least <= min(width, height)), default=1) if least else 1
+
+def _decode_jpeg(data, draft): # by OpenCV; None: it is not installed, or cannot
+    if not cv2: return None
+    reduced = getattr(cv2, f'IMREAD_REDUCED_GRAYSCALE_{draft}') if draft > 1 else 0
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | reduced)
 
 def _draft_pixels(pixels:np.ndarray, least:int)->np.ndarray: # means, nearly what a JPEG draft would have been
     height, width = pixels.shape[:2]
     if (n := _pick_draft(width, height, least)) == 1: return pixels
-    whole = cv2.copyMakeBorder(pixels, 0, -height % n, 0, -width % n, cv2.BORDER_REPLICATE)
-    return cv2.resize(whole, (whole.shape[1]//n, whole.shape[0]//n), interpolation=cv2.INTER_AREA)
+    whole = np.pad(pixels, ((0, -height % n), (0, -width % n), (0, 0)), 'edge')
+    return _shrink(whole, whole.shape[1]//n, whole.shape[0]//n)
 
 def _copy_pixels(photo): # the pixels of an RGB image, in blocks to limit memory
     if photo.width*photo.height <= 4_000_000: return np.asarray(photo)
@@ -158,13 +195,12 @@ def read_pixels(
     file:str|Path|bytes, # image file, or its content
     least:int=0, # allow a draft with at least this many pixels per side; 0 = full size
 )->np.ndarray: # (height, width, 3), uint8, RGB, upright
-    "Read the pixels of an image; plain JPEG files are decoded by OpenCV."
+    "Read the pixels of an image; plain JPEG files are decoded by OpenCV if it is installed."
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
     with open_image(BytesIO(data), 'the picture' if data is file else file) as photo:
         plain = (photo.format, photo.mode) == ('JPEG', 'RGB') and not {'exif', 'xmp'} & set(photo.info)
         plain = plain and data.endswith(b'\xff\xd9')
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _drafts[_pick_draft(*photo.size, least)]
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if plain else None
+        pixels = _decode_jpeg(data, _pick_draft(*photo.size, least)) if plain else None
         if pixels is not None: return pixels
         size = photo.size
         if least: photo.draft(None, (least, least)) # no effect on other formats
@@ -295,8 +331,7 @@ def scale_pixels(
 )->np.ndarray: # (height, width, 3), uint8
     "Scale pixels: area averaging where a side shrinks, linear interpolation where it grows."
     smaller = min(width, pixels.shape[1]), min(height, pixels.shape[0])
-    shrunk = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
-    return cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _grow(_shrink(pixels, *smaller), width, height)
 
 def _pad(pixels, size): return np.asarray(cut_box(Image.fromarray(pixels), (0, 0, *pixels.shape[1::-1]), context=0))
 def _crop(pixels, size):

@@ -108,7 +108,7 @@ def _ask_one(request, n): # inference for one image, which is copied into the in
     return run
 
 def _open_openvino(path, n_threads, precision):
-    core = _import('openvino', path, 'predict').Core()
+    core = _import('openvino', path, 'fast').Core()
     model = core.read_model(path)
     if _find_nodes(model, 'FakeQuantize'): precision = 'bf16'                                  # of what int8 leaves
     config = dict(INFERENCE_NUM_THREADS=n_threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision)
