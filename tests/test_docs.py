@@ -10,6 +10,7 @@ from collections import Counter
 from importlib.util import find_spec
 
 import pytest
+from conftest import PATIENCE_MS
 from test_house import NBS, ROOT, code_cells
 
 WORDS = {"hyperparameter": "nbs/tune", "ablation": "nbs/compare", "overfitting": "nbs/train", "learning rate": "nbs/train",
@@ -111,8 +112,8 @@ def test_search_finds_the_page_that_explains(word, site, browser):
     page, asked = browser.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"file://{site}/search.html?q={word.replace(' ', '+')}")
-    page.wait_for_selector("#search-results li a", timeout=60_000)
-    page.wait_for_function("document.querySelector('#search-results p').textContent.includes('finished')", timeout=60_000)
+    page.wait_for_selector("#search-results li a", timeout=PATIENCE_MS)
+    page.wait_for_function("document.querySelector('#search-results p').textContent.includes('finished')", timeout=PATIENCE_MS)
     found = page.eval_on_selector_all("#search-results li > a", "links => links.map(a => a.getAttribute('href').split(/[?#]/)[0])")
     assert f"{WORDS[word]}.html" in found[:8], found
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import PATIENCE_MS
 from forked import Script
 from test_house import BIN, ROOT
 
@@ -279,13 +280,9 @@ def test_if_every_trial_fails_the_stage_fails(sample_crops, tmp_path):
 
 # ---- the dashboard ----------------------------------------------------------------------------------------------------------
 
-def test_dashboard_shows_a_study(tmp_path):
+def test_dashboard_shows_a_study(browser, tmp_path):
     "optuna-dashboard on a journal, in a real browser."
-    chromium = shutil.which("chromium")
-    missing = [name for name, there in dict(chromium=chromium, playwright=importlib.util.find_spec("playwright"), optuna_dashboard=(BIN/"optuna-dashboard").exists()).items() if not there]
-    if missing: pytest.skip(f"{', '.join(missing)} is not installed")
-    from playwright.sync_api import sync_playwright
-
+    if not (BIN/"optuna-dashboard").exists(): pytest.skip("optuna-dashboard is not installed")
     from lightweight.search.storage import open_journal
     from lightweight.search.study import Queue, open_study, run_worker
     storage = open_journal(tmp_path/"study.log")
@@ -299,15 +296,13 @@ def test_dashboard_shows_a_study(tmp_path):
             try: return urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard", timeout=5).status == 200
             except OSError: return False
         wait_for(answers)
-        with sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page, errors = browser.new_page(), []
-            page.on("pageerror", lambda e: errors.append(str(e)))
-            page.goto(f"http://127.0.0.1:{port}/dashboard")
-            page.get_by_text("shown").first.click()
-            page.get_by_text("Hyperparameter Importance").first.wait_for(timeout=600_000)
-            page.goto(f"http://127.0.0.1:{port}/dashboard/studies/0/trials")
-            page.get_by_text("Trial 4").first.wait_for(timeout=600_000)
-            browser.close()
+        page, errors = browser.new_page(), []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.goto(f"http://127.0.0.1:{port}/dashboard")
+        page.get_by_text("shown").first.click()
+        page.get_by_text("Hyperparameter Importance").first.wait_for()
+        page.goto(f"http://127.0.0.1:{port}/dashboard/studies/0/trials")
+        page.get_by_text("Trial 4").first.wait_for()
         assert not errors, errors
     finally: stop(server)
