@@ -9,7 +9,7 @@ SHELL := bash
 MILL := PYTHONWARNINGS=ignore::FutureWarning $(BIN)/papermill --no-progress-bar --log-output
 PLAIN := sed -u -E '/^(Executing|Ending) Cell|^(In|Out)put Notebook|^Executing notebook|IPKernelApp|^<Figure|^Output\(\)|^$$/d'
 
-.PHONY: run lock bundle docs web test test-slow mutants fuzz notebooks readme lab race tune dashboard clean
+.PHONY: run lock bundle docs web test test-slow coverage mutants fuzz notebooks readme lab race tune dashboard clean
 
 # The quick run: the embedded sample from drawn photos to a score.
 run: .venv/quick
@@ -30,6 +30,10 @@ test: .venv/installed
 # The cells marked `#| slow` as well.
 test-slow: .venv/installed
 	$(BIN)/pytest tests --slow
+
+# Which lines of the package do the pages and tests execute? Prints the others, and writes results/coverage.json.
+coverage: .venv/installed
+	$(BIN)/python tests/cover.py
 
 # make mutants N=60 SEED=1: small faults in the code, one at a time; does a page or test notice? Hours; stopped, it goes on. After make test.
 N ?= 60
