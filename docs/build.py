@@ -23,7 +23,7 @@ OWN_FILES = ["html/**", "work/**", "executed/*.json", "jupyter_execute/**"]
 COPIED = ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "lightweight/bundled/README.md", "results/**/*.*", "configs/presets/*"]
 TITLES = dict(benchmark="Speed of training", compare="Ablations on TACO", compress="Compression of a TACO network", evaluate="Single runs on TACO", measure="Latency",
               probe="Linear probes on TACO", race="Records of the cross-validation", sorting="Promised purity and label choice", train="Trainings on TACO",
-              trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser", coverage="Lines that pages and tests execute")
+              trashnet="TrashNet, blocks of photos", tune="Samplers and workers", web="Browser")
 INTRO = "Each row is a record that a run has written; the columns are its fields. Longer tables are cut after 40 rows, and complete in the record."
 UNSTORED = "```{note}\nShown without outputs: this page measures for long. What it measured is among the measured tables.\n```"
 NAME = re.compile(r"(?<![\[`\w])`(\w*[A-Z_]\w*)(?:\(\))?`(?![`\]])")  # in a text, and perhaps a function's: it has a capital or an underscore

@@ -3,6 +3,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_house import ROOT
 
@@ -123,3 +124,14 @@ def test_teaching_leaves_a_persons_files_alone(mine, tmp_path):
         with pytest.raises((ValueError, OSError), match=message):
             teach(TeachSettings(**dict(crops="mine/crops", out="taught", patches="pieces", teacher="none") | options), tmp_path, say=lambda line: None)
         assert state(tmp_path) == before, options
+
+
+def test_a_run_teaches_another_network(mine, tmp_path):
+    "The features of a checkpoint, of patches at the size of its training."
+    run(tmp_path, crops="mine/crops", out="run")
+    quick = dict(network="tiny", n_patches=40, img_size=24, bs=8, epochs=1)
+    teach(TeachSettings(**quick, crops="mine/crops", out="taught", patches="pieces", teacher="run/model.safetensors"), tmp_path, say=lambda line: None)
+    record = json.loads((tmp_path/"taught/record.json").read_text())
+    assert (tmp_path/"taught/features.safetensors").exists() and record["settings"]["teacher"] == "run/model.safetensors"
+    [features] = (tmp_path/"pieces").glob("features-*.npy")
+    assert len(np.load(features)) == 40

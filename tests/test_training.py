@@ -125,6 +125,12 @@ def test_a_log_has_a_line_an_epoch_and_few_between(start, tmp_path):
     assert sum(" steps, " in line for line in lines) <= 1 + (time.monotonic() - began)/5 and not any("\r" in line or "\x1b" in line for line in lines)
 
 
+def test_the_learning_rate_finder_comes_first(start, tmp_path):
+    run = start(tmp_path/"run", find_lr=True, epochs=1, freeze_epochs=0)
+    said = run.communicate()[0]
+    assert run.returncode == 0 and re.search(r"^suggested learning rate: \d\S*; this run uses lr = 0.05$", said, re.M), said
+
+
 def hide_interrupt():
     "Have the interrupt come while pandas writes the history, whose C code replaces it by an error of its own."
     import pandas as pd

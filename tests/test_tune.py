@@ -252,7 +252,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(start, sample_crops, t
     notes.write_text("mine")
     secret = "postgresql://ann:hunter2@localhost:1/waste?sslpassword=hunter2"
     cases = [(dict(out=tmp_path/"mine"), "trials/0000/notes.txt is there, which tune did not make"), (dict(out=sample_crops/"tune"), "this lies in crops"),
-             (dict(record=notes), "record = "), (dict(storage=f"sqlite:///{notes}"), "storage = "), (dict(storage="redis://ann:hunter2@h"), "storage: unknown kind"),
+             (dict(record=notes), "record = "), (dict(training="{epochs: 1}"), "training: epochs is sampled or has a setting of its own"),
+             (dict(training="{refit: true}"), "training: refit = true: trials are compared on the validation crops"), (dict(storage=f"sqlite:///{notes}"), "storage = "), (dict(storage="redis://ann:hunter2@h"), "storage: unknown kind"),
              (dict(storage="postgresql://ann:x@hunter2@h/waste"), "storage: this postgresql address cannot be read"),
              (dict(storage=secret), "storage = postgresql://ann:***@localhost:1/waste: cannot be opened")]
     base = dict(crops=str(sample_crops), variant="torchscript", baseline="tiny", baseline_size=64, out=str(tmp_path/"new"))

@@ -140,28 +140,49 @@ def open_photo(path:str|Path)->Image.Image: # RGB, upright
     with open_image(path) as photo: return to_upright(photo)
 
 # %% ../../nbs/data/01_image.ipynb #b19e4b4d
-def _weigh_areas(n, m): # (m, n): shares of n pixels in the mean of each of m
-    ends, starts = np.linspace(0, n, m + 1), np.arange(n)
-    inside = np.minimum(ends[1:, None], starts + 1) - np.maximum(ends[:-1, None], starts)
-    return (inside.clip(0)*m/n).astype(np.float32)
+def _list_parts(n, m): # for each of m means of n pixels: positions of its pixels (k, m), and their shares, float32
+    starts = np.arange(m)*(n/m)
+    ends, size = starts + n/m, np.minimum(n/m, n - starts)
+    last = np.minimum(np.floor(ends), n - 1)
+    first = np.minimum(np.ceil(starts), last)
+    places = first - 1 + np.arange((last - first).max() + 2)[:, None]
+    before, after = first - starts, np.minimum(np.minimum(ends - last, 1), size)
+    inside = np.where(places < first, before*(before > 1e-3), np.where(places < last, 1, after*(after > 1e-3)))
+    inside[places > last] = 0
+    return places.clip(0, n - 1).astype(int), (inside/size).astype(np.float32)
 
-def _average(pixels, width, height): # as OpenCV's INTER_AREA; rows first, in blocks to limit memory
-    rows, columns = (_weigh_areas(n, m) for n, m in zip(pixels.shape, (height, width)))
-    blocks = (slice(top, top + 256) for top in range(0, len(pixels), 256))
-    means = columns @ sum(np.tensordot(rows[:, block], pixels[block].astype(np.float32), 1) for block in blocks)
-    halved = pixels.shape[:2] == (2*height, 2*width)
-    return (np.floor(means + .5) if halved else np.rint(means)).astype(np.uint8)
+def _average_whole(pixels, n_rows, n_columns): # of blocks of whole pixels
+    height, width = len(pixels)//n_rows, pixels.shape[1]//n_columns
+    sums = pixels.reshape(height, n_rows, width, n_columns, 3).sum((1, 3))
+    if n_rows == n_columns == 2: return (sums + 2 >> 2).astype(np.uint8)
+    return np.rint(sums.astype(np.float32)*np.float32(1/(n_rows*n_columns))).astype(np.uint8)
 
-def _find_neighbours(n, m): # for each of m pixels: two neighbours of n, and the share of the second, in 2048ths
-    places = ((np.arange(m) + .5)*n/m - .5).clip(0, n - 1).astype(np.float32)
-    first = places.astype(int)
-    return first, np.minimum(first + 1, n - 1), np.rint((places - first)*2048).astype(int)
+def _average(pixels, width, height): # as OpenCV's INTER_AREA: first along the rows
+    n_rows, n_columns = pixels.shape[:2]
+    if n_rows % height == n_columns % width == 0: return _average_whole(pixels, n_rows//height, n_columns//width)
+    (rows, weights), (columns, shares) = _list_parts(n_rows, height), _list_parts(n_columns, width)
+    step, means = max(1, height*2048//n_rows), []                                # so many at once, to limit memory
+    for start in range(0, height, step):
+        at, weight = rows[:, start:start + step], weights[:, start:start + step]
+        top = at.min()
+        strip = pixels[top:at.max() + 1]
+        narrow = sum(strip[:, column]*share[:, None] for column, share in zip(columns, shares))
+        means.append(sum(narrow[row - top]*part[:, None, None] for row, part in zip(at, weight)))
+    return np.rint(np.concatenate(means)).astype(np.uint8)
+
+def _find_neighbours(n, m): # for each of m pixels: the first of two neighbours, -1 to n - 1, and the second's share in 2048ths
+    places = ((np.arange(m) + .5)*n/m - .5).astype(np.float32)
+    first = np.floor(places).astype(int)
+    return first, np.rint((places - first)*2048).astype(int)
 
 def _interpolate(pixels, width, height): # as OpenCV's INTER_LINEAR
-    left, right, share = _find_neighbours(pixels.shape[1], width)
-    wide = pixels[:, left]*(2048 - share[:, None]) + pixels[:, right]*share[:, None] >> 4
-    above, below, share = _find_neighbours(len(pixels), height)
-    share = share[:, None, None]
+    last_row, last_column = pixels.shape[0] - 1, pixels.shape[1] - 1
+    first, share = _find_neighbours(last_column + 1, width)
+    share = np.where((first < 0) | (first >= last_column), 0, share)[:, None]
+    left, right = first.clip(0, last_column), (first + 1).clip(0, last_column)
+    wide = pixels[:, left]*(2048 - share) + pixels[:, right]*share >> 4
+    first, share = _find_neighbours(last_row + 1, height)
+    above, below, share = first.clip(0, last_row), (first + 1).clip(0, last_row), share[:, None, None]
     return ((wide[above]*(2048 - share) >> 16) + (wide[below]*share >> 16) + 2 >> 2).astype(np.uint8)
 
 def _shrink(pixels, width, height):

@@ -299,10 +299,12 @@ Prediction = namedtuple('Prediction', 'label probability probabilities answer st
 
 def _to_photo(image):
     if isinstance(image, (str, Path)): return open_photo(image)
-    if isinstance(image, Image.Image): return to_upright(image)
-    is_array = isinstance(image, np.ndarray)
-    if is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3: return Image.fromarray(image)
-    found = f'array {image.dtype} {image.shape}' if is_array else type(image).__name__
+    is_image, is_array = isinstance(image, Image.Image), isinstance(image, np.ndarray)
+    if is_image and 0 not in image.size: return to_upright(image)
+    if is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return Image.fromarray(image)
+    found = f'image {image.size}' if is_image else type(image).__name__
+    if is_array: found = f'array {image.dtype} {image.shape}'
     raise ValueError(f'no image: {found}; give a path, a Pillow image or an array uint8 (height, width, 3)')
 
 class Predictor:
@@ -393,13 +395,14 @@ def self_test(
     paths:Sequence[Path], # exported files; .xml files are opened in f32 and bf16
     n_threads:int=1, # threads of the runtime
     n_rounds:int=20, # timed rounds, interleaved
-)->list[dict]: # path, agrees, why (not opened); runtime, precision, ms (median of an image), difference, limit
+)->list[dict]: # path, agrees (None: its runtime is not installed), why (not opened); runtime, precision, ms (median of an image), difference, limit
     "Compare and time files in every precision that this machine has for them."
     models, failed = {}, {}
     for path in map(Path, paths):
         for precision in ('f32', 'bf16') if path.suffix.lower() == '.xml' else ('f32',):
             try: model = open_model(path, n_threads, precision)
-            except (ImportError, OSError, ValueError) as e: failed[path] = dict(path=path, agrees=False, why=str(e))
+            except ImportError as e: failed[path] = dict(path=path, agrees=None, why=str(e))
+            except (OSError, ValueError) as e: failed[path] = dict(path=path, agrees=False, why=str(e))
             else: models[path, model.precision] = model                              # bf16 may not be available
     models = list(models.values())
     blank, seconds = {m.shape: np.zeros((1, *m.shape), np.uint8) for m in models}, [[] for _ in models]
